@@ -1,0 +1,18 @@
+"""wavepos: wavelet positional representations for Transformers, and every rival behind the same attention call."""
+
+from wavepos.attention import attention
+from wavepos.positions import ALiBi, NoPE, Rotary, ShawRelative, T5Bias, TransformerXLRelative, Wavelet
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALiBi",
+    "NoPE",
+    "Rotary",
+    "ShawRelative",
+    "T5Bias",
+    "TransformerXLRelative",
+    "Wavelet",
+    "__version__",
+    "attention",
+]

@@ -1,0 +1,107 @@
+"""The one attention call: it checks its input, asks the position for its terms and hands them to a backend."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from wavepos.attention.mask import Mask
+from wavepos.positions.terms import Position
+
+Backend = Literal["auto", "reference"]
+
+
+def attention(  # noqa: PLR0913 - the public call: one argument a property of attention
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    position: Position,
+    causal: bool = True,
+    backend: Backend = "auto",
+    softmax_scale: float | None = None,
+    dropout: float = 0.0,
+    key_padding_mask: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    query_offset: int = 0,
+) -> Tensor:
+    """Attention with a positional method: softmax(softmax_scale · (q·k + r·p(δ)) + b) v, δ = m − n (Eq. 10).
+
+    Queries stand at positions query_offset … query_offset + T − 1, keys at 0 … S − 1. With a cache of S keys that
+    already holds the T newest ones, query_offset is S − T.
+
+    Args:
+        q: queries [B,H,T,D]; float32, float64, float16 or bfloat16.
+        k: keys [B,G,S,D], G dividing H (grouped-query attention), of q's dtype and device.
+        v: values [B,G,S,D].
+        position: `Wavelet`, `Rotary`, `ALiBi`, `T5Bias`, `ShawRelative`, `TransformerXLRelative` or `NoPE`.
+        causal: a query sees keys at its own position and before. False is served for `NoPE` and `Rotary` only: tables
+            over displacements start at 0.
+        backend: "auto" or "reference" (dense, T·S memory, float32). "auto" takes the reference.
+        softmax_scale: factor on q·k + r·p; None: 1/√D.
+        dropout: probability with which an attention weight is dropped; apply it in training only.
+        key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks).
+        document_ids: integers [B,S]; a query sees keys of its own document only.
+        query_offset: position of the first query, in tokens.
+
+    Returns:
+        [B,H,T,D] in q's dtype; queries that see no key give zero.
+
+    Raises:
+        ValueError: shapes, dtypes or values that do not fit together, named with what was got and what is taken.
+    """
+    mask = Mask(
+        num_queries=q.shape[2] if q.dim() == 4 else 0,
+        num_keys=k.shape[2] if k.dim() == 4 else 0,
+        query_offset=query_offset,
+        causal=causal,
+        key_padding_BS=key_padding_mask,
+        document_ids_BS=document_ids,
+    )
+    _check_tensors(q, k, v)
+    _check_mask(mask, q)
+    if not causal and position.needs_table:
+        raise ValueError(f"causal=False is served for NoPE and Rotary only, got {type(position).__name__}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+    terms = position.terms(q, k, q_offset=query_offset)
+    scale = 1.0 / math.sqrt(q.shape[-1]) if softmax_scale is None else softmax_scale
+
+    from wavepos.attention.reference import reference_attention
+
+    return reference_attention(terms, v, mask, scale, dropout)
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() != 4:
+            raise ValueError(f"{name} must be [batch, heads, length, head_dim], got shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must be of a floating-point dtype, got {x.dtype}")
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(f"{name} must have q's dtype and device {q.dtype}, {q.device}, got {x.dtype}, {x.device}")
+    if k.shape != v.shape:
+        raise ValueError(f"k and v must have the same shape, got {tuple(k.shape)} and {tuple(v.shape)}")
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"q and k must share batch and head_dim, got {tuple(q.shape)} and {tuple(k.shape)}")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"k's heads must divide q's, got {q.shape[1]} query and {k.shape[1]} key/value heads")
+
+
+def _check_mask(mask: Mask, q: Tensor) -> None:
+    if mask.query_offset < 0:
+        raise ValueError(f"query_offset must be at least 0, got {mask.query_offset}")
+    expected = (q.shape[0], mask.num_keys)
+    for name, x in (("key_padding_mask", mask.key_padding_BS), ("document_ids", mask.document_ids_BS)):
+        if x is not None and tuple(x.shape) != expected:
+            raise ValueError(f"{name} must have shape [batch, keys] = {expected}, got {tuple(x.shape)}")
+    if mask.key_padding_BS is not None and mask.key_padding_BS.dtype != torch.bool:
+        raise ValueError(f"key_padding_mask must be bool, True where a key takes part, got {mask.key_padding_BS.dtype}")
+    if mask.document_ids_BS is not None and mask.query_offset + mask.num_queries > mask.num_keys:
+        raise ValueError(
+            f"document_ids cover {mask.num_keys} key positions, but queries end at position "
+            f"{mask.query_offset + mask.num_queries - 1}"
+        )

@@ -1,0 +1,44 @@
+"""Which keys a query may see."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mask:
+    """Query position m = query_offset + i may see key position n if every given condition holds.
+
+    Attributes:
+        num_queries: T.
+        num_keys: S.
+        query_offset: position of the first query; keys stand at 0 … S − 1.
+        causal: n ≤ m.
+        key_padding_BS: bool [B,S], True where a key takes part.
+        document_ids_BS: integers [B,S], one a key position; queries read theirs at their own positions.
+    """
+
+    num_queries: int
+    num_keys: int
+    query_offset: int = 0
+    causal: bool = True
+    key_padding_BS: Tensor | None = None
+    document_ids_BS: Tensor | None = None
+
+    def displacement_TS(self, device: torch.device) -> Tensor:
+        """δ = m − n, int64 [T,S]."""
+        query = torch.arange(self.num_queries, device=device) + self.query_offset
+        return query[:, None] - torch.arange(self.num_keys, device=device)
+
+    def allowed(self, device: torch.device) -> Tensor:
+        """Whether query m sees key n, bool, broadcastable to [B,H,T,S]."""
+        displacement = self.displacement_TS(device)
+        allowed = displacement >= 0 if self.causal else torch.ones_like(displacement, dtype=torch.bool)
+        if self.key_padding_BS is not None:
+            allowed = allowed & self.key_padding_BS[:, None, None, :]
+        if self.document_ids_BS is not None:
+            ids = self.document_ids_BS
+            of_query = ids[:, self.query_offset : self.query_offset + self.num_queries]
+            allowed = allowed & (of_query[:, :, None] == ids[:, None, :])[:, None]
+        return allowed

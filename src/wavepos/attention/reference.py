@@ -1,0 +1,59 @@
+"""The specification: dense attention in float32, to be read beside the score formula of `positions/terms.py`."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as random_dropout
+
+from wavepos.attention.mask import Mask
+from wavepos.positions.terms import ScoreTerms
+
+
+def attention_weights(terms: ScoreTerms, mask: Mask, softmax_scale: float) -> Tensor:
+    """softmax of s[h,m,n] = softmax_scale · (q_m·k_n + r_m·p(δ)) + b[h,δ] over the keys that a query may see (Eq. 10).
+
+    Returns:
+        [B,H,T,S], float32 (float64 for float64 input); the rows of queries that see no key are zero.
+    """
+    dtype = torch.promote_types(terms.q_BHTD.dtype, torch.float32)
+    scores_BHTS = _dot_products(terms.q_BHTD.to(dtype), terms.k_BGSD.to(dtype))
+    displacement_TS = mask.displacement_TS(terms.q_BHTD.device)
+    if terms.r_BHTE is not None and terms.table is not None:
+        products_BHTR = torch.matmul(terms.r_BHTE.to(dtype), terms.table.to(dtype).mT)
+        scores_BHTS = scores_BHTS + _at_displacement(products_BHTR, displacement_TS, terms)
+    scores_BHTS = softmax_scale * scores_BHTS
+    if terms.bias_HR is not None:
+        num_queries = terms.q_BHTD.shape[2]
+        bias_HTR = terms.bias_HR.to(dtype)[:, None].expand(-1, num_queries, -1)
+        scores_BHTS = scores_BHTS + _at_displacement(bias_HTR, displacement_TS, terms)
+    allowed = mask.allowed(terms.q_BHTD.device)
+    weights = scores_BHTS.masked_fill(~allowed, torch.finfo(dtype).min).softmax(dim=-1)
+    return weights * allowed
+
+
+def reference_attention(
+    terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: float, dropout: float = 0.0
+) -> Tensor:
+    """Weights times values, [B,H,T,D] in q's dtype; memory grows as T·S."""
+    weights = attention_weights(terms, mask, softmax_scale)
+    if dropout > 0.0:
+        weights = random_dropout(weights, dropout)
+    groups = v_BGSD.shape[1]
+    out = torch.matmul(_grouped(weights, groups), v_BGSD.to(weights.dtype)[:, :, None])
+    return out.flatten(1, 2).to(terms.q_BHTD.dtype)
+
+
+def _dot_products(q_BHTD: Tensor, k_BGSD: Tensor) -> Tensor:
+    return torch.matmul(_grouped(q_BHTD, k_BGSD.shape[1]), k_BGSD.mT[:, :, None]).flatten(1, 2)
+
+
+def _grouped(x_BH: Tensor, num_groups: int) -> Tensor:
+    """[B,H,...] as [B,G,H/G,...]: the query heads of one key/value head side by side."""
+    return x_BH.reshape(x_BH.shape[0], num_groups, -1, *x_BH.shape[2:])
+
+
+def _at_displacement(values: Tensor, displacement_TS: Tensor, terms: ScoreTerms) -> Tensor:
+    """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the last entry; undefined below the first."""
+    last = values.shape[-1] - 1
+    index_TS = displacement_TS - terms.first_displacement
+    at = values.gather(-1, index_TS.clamp(0, last).expand(*values.shape[:-1], -1))
+    return at.masked_fill(index_TS > last, 0.0) if terms.tail == "zero" else at

@@ -1,0 +1,97 @@
+"""RoPE: rotary position embedding (Su et al., 2021; Eq. 6)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from wavepos.positions.rotary_scaling import (
+    DynamicNTKScaling,
+    LongRopeScaling,
+    RotaryScaling,
+    inverse_frequencies,
+)
+from wavepos.positions.terms import Position, ScoreTerms, TableCache, require_positive_int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotaryConfig:
+    """Attributes:
+    theta: base of the frequencies θ^(−2i/D).
+    scaling: how the frequencies are stretched for sequences longer than in training; None: not at all.
+    """
+
+    method: ClassVar[str] = "rotary"
+    theta: float = 10000.0
+    scaling: RotaryScaling | None = None
+
+    def __post_init__(self) -> None:
+        if not self.theta > 1.0:
+            raise ValueError(f"theta must be more than 1, got {self.theta}")
+
+
+@final
+class Rotary(Position):
+    """q and k rotated by the angles m·θ_i and n·θ_i, in transformers' Llama layout (first and second half paired).
+
+    Angles are float64 before cos and sin, so positions of a million tokens keep their precision. With dynamic-NTK and
+    LongRoPE the frequencies follow the number of keys S; keys are rotated anew at each call, never kept rotated.
+
+    Args:
+        head_dim: D, even.
+        theta: base of the frequencies.
+        scaling: a `LinearScaling`, `DynamicNTKScaling`, `YarnScaling`, `LongRopeScaling` or `Llama3Scaling`.
+    """
+
+    shared_by_layers = True
+    needs_table = False
+
+    def __init__(self, head_dim: int, theta: float = 10000.0, scaling: RotaryScaling | None = None) -> None:
+        super().__init__()
+        require_positive_int("head_dim", head_dim)
+        if head_dim % 2:
+            raise ValueError(f"head_dim must be even for Rotary, got {head_dim}")
+        self.config = RotaryConfig(theta=theta, scaling=scaling)
+        self._head_dim = head_dim
+        self._cache = TableCache()
+        self._cached_seq_len: int | None = None
+
+    def frequencies(self, seq_len: int) -> tuple[Tensor, float]:
+        """Inverse frequencies, float32 [D/2] on the CPU, and the factor on cos and sin, for that many keys."""
+        with torch.device("cpu"):
+            if self.config.scaling is None:
+                return inverse_frequencies(self._head_dim, self.config.theta), 1.0
+            return self.config.scaling.frequencies(self._head_dim, self.config.theta, seq_len)
+
+    def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        num_queries, num_keys = q_BHTD.shape[2], k_BGSD.shape[2]
+        cos_sin = self._cos_sin(max(q_offset + num_queries, num_keys), num_keys, q_BHTD.device)
+        return ScoreTerms(
+            q_BHTD=_rotate(q_BHTD, cos_sin[:, q_offset : q_offset + num_queries]),
+            k_BGSD=_rotate(k_BGSD, cos_sin[:, :num_keys]),
+        )
+
+    def reset_parameters(self) -> None:
+        return None
+
+    def _cos_sin(self, length: int, seq_len: int, device: torch.device) -> Tensor:
+        """cos and sin of the angles of positions 0 … length − 1, float32 [2, length, D/2]."""
+        follows_length = isinstance(self.config.scaling, DynamicNTKScaling | LongRopeScaling)
+        if follows_length and seq_len != self._cached_seq_len:
+            self._cache, self._cached_seq_len = TableCache(), seq_len
+
+        def compute(grown: int) -> Tensor:
+            frequencies, factor = self.frequencies(seq_len)
+            angle = torch.arange(grown, dtype=torch.float64)[:, None] * frequencies.to(torch.float64)
+            return (torch.stack([angle.cos(), angle.sin()]) * factor).to(torch.float32)
+
+        return self._cache.get(length, device, compute)
+
+
+def _rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
+    """x rotated, in float32 or better, returned in x's dtype; x [..., length, D], cos_sin [2, length, D/2]."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    cos, sin = cos_sin.to(wide.dtype).unbind(0)
+    first, second = wide.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

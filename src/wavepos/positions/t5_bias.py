@@ -1,0 +1,73 @@
+"""T5's relative position bias: one learned scalar a head and bucket of displacements (Raffel et al., 2020)."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from wavepos.positions.terms import Position, ScoreTerms, require_positive_int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class T5BiasConfig:
+    """Buckets of T5's bias.
+
+    Attributes:
+        num_buckets: learned values a head; the first half are single displacements, the rest widen as a logarithm.
+        max_distance: the displacement from which on the last bucket holds, in tokens.
+    """
+
+    method: ClassVar[str] = "t5"
+    num_buckets: int = 32
+    max_distance: int = 128
+
+    def __post_init__(self) -> None:
+        require_positive_int("num_buckets", self.num_buckets)
+        require_positive_int("max_distance", self.max_distance)
+        if self.num_buckets < 2 or self.max_distance <= self.num_buckets // 2:
+            raise ValueError(
+                f"num_buckets must be at least 2 and max_distance more than num_buckets // 2, "
+                f"got num_buckets={self.num_buckets}, max_distance={self.max_distance}"
+            )
+
+
+def t5_buckets(length: int, num_buckets: int, max_distance: int) -> Tensor:
+    """The bucket of each displacement δ = 0 … length − 1, int64 [length], as T5 assigns it in a causal decoder."""
+    exact = num_buckets // 2
+    displacement = torch.arange(length)
+    growth = torch.log(displacement.clamp_min(1).float() / exact) / math.log(max_distance / exact)
+    widened = exact + (growth * (num_buckets - exact)).to(torch.int64)
+    return torch.where(displacement < exact, displacement, widened.clamp_max(num_buckets - 1))
+
+
+@final
+class T5Bias(Position):
+    """b[h,δ] = a learned value of δ's bucket; from max_distance on the last value holds.
+
+    T5 itself sets softmax_scale to 1 (pass `softmax_scale=1.0` to `attention`) and shares the bias between layers.
+
+    Args:
+        num_heads: query heads H.
+        num_buckets: learned values a head.
+        max_distance: the displacement from which on the last bucket holds, in tokens.
+    """
+
+    shared_by_layers = True
+
+    def __init__(self, num_heads: int, num_buckets: int = 32, max_distance: int = 128) -> None:
+        super().__init__()
+        require_positive_int("num_heads", num_heads)
+        self.config = T5BiasConfig(num_buckets=num_buckets, max_distance=max_distance)
+        self.weight = nn.Parameter(torch.empty(num_heads, num_buckets))
+        self.reset_parameters()
+
+    def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        length = min(q_offset + q_BHTD.shape[2], self.config.max_distance + 1)
+        buckets = t5_buckets(length, self.config.num_buckets, self.config.max_distance)
+        bias_HR = self.weight.float()[:, buckets.to(self.weight.device)]
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=bias_HR, tail="clamp")
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.02)

@@ -1,0 +1,75 @@
+"""Transformer-XL's relative positions: projected sinusoids of the displacement (Dai et al., 2019)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from wavepos.positions.terms import Position, ScoreTerms, TableCache, require_positive_int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerXLRelativeConfig:
+    """Attributes:
+    sinusoid_dim: width of the sinusoids before W_r; None: num_heads · head_dim, as in Transformer-XL.
+    """
+
+    method: ClassVar[str] = "transformer_xl"
+    sinusoid_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sinusoid_dim is not None:
+            require_positive_int("sinusoid_dim", self.sinusoid_dim)
+            if self.sinusoid_dim % 2:
+                raise ValueError(f"sinusoid_dim must be even, got {self.sinusoid_dim}")
+
+
+def sinusoids(length: int, dim: int) -> Tensor:
+    """sin and cos of δ·10000^(−2i/dim), the sines first, for δ = 0 … length − 1; float32 [length, dim]."""
+    inverse_frequency = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * inverse_frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).to(torch.float32)
+
+
+@final
+class TransformerXLRelative(Position):
+    """s = softmax_scale · ((q + u)·k + (q + v)·W_r sinusoid(δ)), u, v and W_r learned, each head its own.
+
+    Args:
+        head_dim: D.
+        num_heads: query heads H.
+        sinusoid_dim: width of the sinusoids before W_r; None: num_heads · head_dim.
+    """
+
+    shared_by_layers = False
+
+    def __init__(self, head_dim: int, num_heads: int, sinusoid_dim: int | None = None) -> None:
+        super().__init__()
+        require_positive_int("head_dim", head_dim)
+        require_positive_int("num_heads", num_heads)
+        self.config = TransformerXLRelativeConfig(sinusoid_dim=sinusoid_dim)
+        self._sinusoid_dim = sinusoid_dim or num_heads * head_dim
+        self.u_HD = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.v_HD = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.weight_HDC = nn.Parameter(torch.empty(num_heads, head_dim, self._sinusoid_dim))
+        self._cache = TableCache()
+        self.reset_parameters()
+
+    def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        sinusoid_RC = self._cache.get(
+            q_offset + q_BHTD.shape[2], q_BHTD.device, lambda length: sinusoids(length, self._sinusoid_dim)
+        )
+        return ScoreTerms(
+            q_BHTD=q_BHTD + self.u_HD[:, None].to(q_BHTD.dtype),
+            k_BGSD=k_BGSD,
+            r_BHTE=q_BHTD + self.v_HD[:, None].to(q_BHTD.dtype),
+            table=torch.matmul(sinusoid_RC, self.weight_HDC.float().mT),
+            tail="none",
+        )
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.u_HD)
+        nn.init.zeros_(self.v_HD)
+        bound = (6.0 / (self._sinusoid_dim + self.weight_HDC.shape[0] * self.weight_HDC.shape[1])) ** 0.5
+        nn.init.uniform_(self.weight_HDC, -bound, bound)  # Xavier, as one [H·D, C] projection

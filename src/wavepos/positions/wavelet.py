@@ -1,0 +1,215 @@
+"""Wavelet relative positions: p(δ) = ψ_{a,b}(δ), a fixed table over displacements (section 5, Eq. 10–14)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final, get_args
+
+import torch
+from torch import Tensor, nn
+
+from wavepos.positions.alibi import alibi_slopes
+from wavepos.positions.terms import Position, ScoreTerms, TableCache, require_positive_int
+from wavepos.wavelets import MotherWavelet, Sampled, mother_wavelet
+
+Direction = Literal["past", "future"]
+Amplitude = Literal["equal", "inverse_sqrt", "unit_peak"]
+QueryBias = Literal["zeros", "recency"]
+
+RECENCY_HEIGHT = 6.0
+RECENCY_PENALTY = 10.0
+BAND_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveletConfig:
+    """The wavelets of a head; the fields are those of `Wavelet`."""
+
+    method: ClassVar[str] = "wavelet"
+    wavelet: str = "ricker"
+    scales: tuple[float, ...] | None = None
+    shifts: tuple[float, ...] | None = None
+    direction: Direction = "past"
+    amplitude: Amplitude = "equal"
+    query_bias: QueryBias | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("scales", "shifts"):
+            values = getattr(self, name)
+            if values is not None:
+                object.__setattr__(self, name, _checked_numbers(name, values))
+        if self.scales is not None and min(self.scales) <= 0.0:
+            raise ValueError(f"scales must be positive, got {min(self.scales)}")
+        _require_choice("direction", self.direction, get_args(Direction))
+        _require_choice("amplitude", self.amplitude, get_args(Amplitude))
+        if self.query_bias is not None:
+            _require_choice("query_bias", self.query_bias, get_args(QueryBias))
+
+
+@final
+class Wavelet(Position):
+    """s = softmax_scale · (q_m·k_n + q_m·p(δ)), p_i(δ) = ψ((t − b_i)/a_i) over a grid of scales a and shifts b.
+
+    Equations 10, 11 and 14. Dimension i_scale · len(shifts) + i_shift of the head holds scale i_scale and shift
+    i_shift; the table is the same for all heads and layers, and beyond `reach` tokens it is zero.
+
+    Args:
+        head_dim: D.
+        wavelet: "ricker", "gaussian", "haar", "morlet", "true_morlet", a discrete wavelet of PyWavelets ("db4"), or a
+            `MotherWavelet` of your own.
+        scales: a, in tokens, any positive numbers (levels 1, 2, … for PyWavelets' wavelets); None: 2⁰ … 2⁷, or levels
+            1 … 8.
+        shifts: b, in tokens; None: 0 … head_dim / len(scales) − 1.
+        direction: "past": t = m − n, so a centre lies b tokens back; "future": t = n − m, so it lies b tokens ahead.
+            A wavelet on one side of zero is mirrored where needed so that it covers the causal side.
+        amplitude: "equal" (the paper), "inverse_sqrt" (1/√a of Eq. 2; 2^(−j/2) for levels j), or "unit_peak" (every
+            wavelet divided by its largest value at a whole token).
+        query_bias: None (the paper): r = q. "zeros" or "recency": r = q + v_h with a learned v_h, started at zero or so
+            that softmax_scale · v_h·p(δ) ≈ max(0, 6 − slope_h·δ) with ALiBi's slopes and softmax_scale = 1/√D.
+        num_heads: query heads H; needed with query_bias only.
+
+    Raises:
+        ValueError: a grid that does not give head_dim dimensions, or any argument out of its range.
+
+    Deviates from the paper: `query_bias`, `direction="future"`, "inverse_sqrt" and "unit_peak" are ours; the defaults
+    are the paper's.
+    """
+
+    def __init__(  # noqa: PLR0913 - the public constructor: one argument a property of the grid
+        self,
+        head_dim: int = 128,
+        wavelet: str | MotherWavelet = "ricker",
+        scales: Sequence[float] | None = None,
+        shifts: Sequence[float] | None = None,
+        direction: Direction = "past",
+        amplitude: Amplitude = "equal",
+        query_bias: QueryBias | None = None,
+        num_heads: int | None = None,
+    ) -> None:
+        super().__init__()
+        require_positive_int("head_dim", head_dim)
+        self.mother = mother_wavelet(wavelet) if isinstance(wavelet, str) else wavelet
+        self.config = WaveletConfig(
+            wavelet=self.mother.name,
+            scales=None if scales is None else tuple(scales),
+            shifts=None if shifts is None else tuple(shifts),
+            direction=direction,
+            amplitude=amplitude,
+            query_bias=query_bias,
+        )
+        self.head_dim = head_dim
+        self.scales, self.shifts = self._grid()
+        self._cache = TableCache()
+        self._limit = self.reach(BAND_TOLERANCE)
+        self.shared_by_layers = query_bias is None
+        self.query_bias_HD: nn.Parameter | None = None
+        if query_bias is not None:
+            if num_heads is None:
+                raise ValueError("num_heads must be given with query_bias, got None")
+            require_positive_int("num_heads", num_heads)
+            self.query_bias_HD = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.reset_parameters()
+
+    def table(self, length: int) -> Tensor:
+        """p(δ) for δ = 0 … length − 1 (Eq. 14), float32 [length, head_dim] on the CPU."""
+        require_positive_int("length", length)
+        displacement = torch.arange(length, dtype=torch.float64, device="cpu")
+        columns = [self._column(displacement, scale, shift) for scale in self.scales for shift in self.shifts]
+        return torch.stack(columns, dim=-1).to(torch.float32)
+
+    def reach(self, tolerance: float = BAND_TOLERANCE) -> int:
+        """W: from displacement W on every |p_i| ≤ tolerance (of the peak, with amplitude "unit_peak"), in tokens."""
+        if not 0.0 < tolerance < 1.0:
+            raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
+        edges = [self._last_displacement(scale, shift, tolerance) for scale in self.scales for shift in self.shifts]
+        return max(0, *edges) + 1
+
+    def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        length = min(self._limit, q_offset + q_BHTD.shape[2])
+        table = self._cache.get(length, q_BHTD.device, self.table, limit=self._limit)
+        r_BHTE = q_BHTD
+        if self.query_bias_HD is not None:
+            r_BHTE = q_BHTD + self.query_bias_HD[:, None].to(q_BHTD.dtype)
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero")
+
+    def reset_parameters(self) -> None:
+        if self.query_bias_HD is None:
+            return
+        nn.init.zeros_(self.query_bias_HD)
+        if self.config.query_bias == "recency" and not self.query_bias_HD.is_meta:
+            with torch.no_grad():
+                self.query_bias_HD.copy_(self._recency_start(self.query_bias_HD.shape[0]))
+
+    def _recency_start(self, num_heads: int) -> Tensor:
+        """v with v_h·p(δ)/√D ≈ max(0, 6 − slope_h·δ) by ridge least squares over the band, float32 [H, D]."""
+        table = self.table(min(self._limit, 65536)).to(torch.float64)
+        displacement = torch.arange(table.shape[0], dtype=torch.float64, device="cpu")
+        target_RH = (RECENCY_HEIGHT - displacement[:, None] * alibi_slopes(num_heads)).clamp_min(0.0)
+        normal = table.mT @ table + RECENCY_PENALTY * torch.eye(self.head_dim, dtype=torch.float64, device="cpu")
+        solution_DH: Tensor = torch.linalg.solve(normal, table.mT @ (target_RH * math.sqrt(self.head_dim)))
+        return solution_DH.mT.to(torch.float32)
+
+    def _grid(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        scales, shifts = self.config.scales, self.config.shifts
+        if scales is None:
+            scales = tuple(float(j) if isinstance(self.mother, Sampled) else 2.0 ** (j - 1) for j in range(1, 9))
+        if shifts is None:
+            if self.head_dim % len(scales):
+                raise ValueError(
+                    f"head_dim must be a multiple of the number of scales, got head_dim={self.head_dim} and "
+                    f"{len(scales)} scales: give scales whose number divides it, or shifts too"
+                )
+            shifts = tuple(float(b) for b in range(self.head_dim // len(scales)))
+        if len(scales) * len(shifts) != self.head_dim:
+            raise ValueError(
+                f"scales × shifts must give head_dim = {self.head_dim} wavelets, "
+                f"got {len(scales)} × {len(shifts)} = {len(scales) * len(shifts)}"
+            )
+        return scales, shifts
+
+    def _is_mirrored(self, scale: float) -> bool:
+        """Whether a one-sided wavelet would cover only displacements ahead of the query, were it not mirrored."""
+        low, high = self.mother.support(scale, BAND_TOLERANCE)
+        return high <= 0.0 < -low if self.config.direction == "past" else low >= 0.0 < high
+
+    def _column(self, displacement: Tensor, scale: float, shift: float) -> Tensor:
+        x = displacement - shift if self.config.direction == "past" else -displacement - shift
+        values = self.mother.evaluate(-x if self._is_mirrored(scale) else x, scale)
+        return values * self._amplitude(scale)
+
+    def _last_displacement(self, scale: float, shift: float, tolerance: float) -> int:
+        """The last displacement δ at which the wavelet may exceed the tolerance; negative if there is none."""
+        amplitude = self._amplitude(scale)
+        if amplitude <= tolerance * 1e-3:
+            return -1
+        low, high = self.mother.support(scale, tolerance / amplitude)
+        if self._is_mirrored(scale):
+            low, high = -high, -low
+        return math.floor(shift + high if self.config.direction == "past" else -shift - low)
+
+    def _amplitude(self, scale: float) -> float:
+        match self.config.amplitude:
+            case "equal":
+                return 1.0
+            case "inverse_sqrt":
+                return 1.0 / math.sqrt(2.0**scale if isinstance(self.mother, Sampled) else scale)
+            case "unit_peak":
+                low, high = self.mother.support(scale, BAND_TOLERANCE)
+                reach = 65536.0
+                x = torch.arange(max(low, -reach) // 1, min(high, reach) + 1, dtype=torch.float64, device="cpu")
+                peak = float(self.mother.evaluate(x, scale).abs().max())
+                return 1.0 / peak if peak > 0.0 else 1.0
+
+
+def _checked_numbers(name: str, values: object) -> tuple[float, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise ValueError(f"{name} must be a sequence of at least one number, got {values!r}")
+    numbers = tuple(float(value) for value in values)
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError(f"{name} must be finite, got {values!r}")
+    return numbers
+
+
+def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
