@@ -12,7 +12,7 @@ from wavepos.positions.rotary_scaling import (
     RotaryScaling,
     inverse_frequencies,
 )
-from wavepos.positions.terms import Position, ScoreTerms, TableCache, require_positive_int
+from wavepos.positions.terms import Position, ScoreTerms, TableCache, at_least_float32, require_positive_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ class Rotary(Position):
 
 def _rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
     """x rotated, in float32 or better, returned in x's dtype; x [..., length, D], cos_sin [2, length, D/2]."""
-    wide = x if x.dtype == torch.float64 else x.float()
+    wide = at_least_float32(x)
     cos, sin = cos_sin.to(wide.dtype).unbind(0)
     first, second = wide.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.terms import Position, ScoreTerms, require_positive_int
+from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_positive_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class ShawRelative(Position):
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         length = min(q_offset + q_BHTD.shape[2], self.weight.shape[0])
-        table = self.weight[:length].float()
+        table = at_least_float32(self.weight[:length])
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=q_BHTD, table=table, tail="clamp")
 
     def reset_parameters(self) -> None:

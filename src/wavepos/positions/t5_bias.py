@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.terms import Position, ScoreTerms, require_positive_int
+from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_positive_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class T5Bias(Position):
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         length = min(q_offset + q_BHTD.shape[2], self.config.max_distance + 1)
         buckets = t5_buckets(length, self.config.num_buckets, self.config.max_distance)
-        bias_HR = self.weight.float()[:, buckets.to(self.weight.device)]
+        bias_HR = at_least_float32(self.weight)[:, buckets.to(self.weight.device)]
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=bias_HR, tail="clamp")
 
     def reset_parameters(self) -> None:

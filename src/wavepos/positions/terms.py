@@ -94,6 +94,11 @@ class TableCache:
         return {"_tables": {}}
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or as it is where it is float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def require_positive_int(name: str, value: int) -> None:
     """Raise ValueError unless value is a whole number above zero."""
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:

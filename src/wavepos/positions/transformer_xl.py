@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.terms import Position, ScoreTerms, TableCache, require_positive_int
+from wavepos.positions.terms import Position, ScoreTerms, TableCache, at_least_float32, require_positive_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +60,12 @@ class TransformerXLRelative(Position):
         sinusoid_RC = self._cache.get(
             q_offset + q_BHTD.shape[2], q_BHTD.device, lambda length: sinusoids(length, self._sinusoid_dim)
         )
+        weight_HDC = at_least_float32(self.weight_HDC)
         return ScoreTerms(
             q_BHTD=q_BHTD + self.u_HD[:, None].to(q_BHTD.dtype),
             k_BGSD=k_BGSD,
             r_BHTE=q_BHTD + self.v_HD[:, None].to(q_BHTD.dtype),
-            table=torch.matmul(sinusoid_RC, self.weight_HDC.float().mT),
+            table=torch.matmul(sinusoid_RC.to(weight_HDC.dtype), weight_HDC.mT),
             tail="none",
         )
 

@@ -1,0 +1,146 @@
+"""The yardstick: errors against the reference in float64, held to twice those of dense attention in the same precision.
+
+One helper for every backend, position and gradient. `measure` gives the errors, `assert_within` judges them.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavepos import attention
+from wavepos.attention.mask import Mask
+from wavepos.positions import Position, ScoreTerms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One attention call. Inputs are drawn from the seed in float64 and rounded to the dtype first."""
+
+    batch: int = 2
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    num_queries: int = 37
+    num_keys: int = 37
+    head_dim: int = 16
+    query_offset: int = 0
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    seed: int = 0
+
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v and the gradient that arrives at the output."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def draw(heads: int, length: int) -> Tensor:
+            shape = (self.batch, heads, length, self.head_dim)
+            return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
+
+        q, grad = draw(self.num_heads, self.num_queries), draw(self.num_heads, self.num_queries)
+        return q, draw(self.num_kv_heads, self.num_keys), draw(self.num_kv_heads, self.num_keys), grad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Error:
+    """Largest absolute errors of one tensor, and its largest true value."""
+
+    name: str
+    backend: float
+    dense: float
+    magnitude: float
+    dtype: torch.dtype
+
+    @property
+    def bound(self) -> float:
+        return 2.0 * self.dense + 4.0 * torch.finfo(self.dtype).eps * self.magnitude
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.backend:.2e}, dense {self.dense:.2e}, bound {self.bound:.2e}"
+
+
+def measure(position: Position, case: Case, backend: str, **kwargs: Any) -> list[Error]:
+    """Errors of the output and of the gradients of q, k, v and every learned parameter."""
+    q, k, v, grad = case.inputs()
+    kwargs = {"query_offset": case.query_offset, **kwargs}
+    position = position.to(case.device)
+    truth = _run(_reference, copy.deepcopy(position).double(), [x.double() for x in (q, k, v, grad)], kwargs)
+    dense = _run(_dense, copy.deepcopy(position), [q, k, v, grad], kwargs)
+    ours = _run(_backend(backend), copy.deepcopy(position), [q, k, v, grad], kwargs)
+    return [
+        Error(
+            name=name,
+            backend=_distance(ours[name], value),
+            dense=_distance(dense[name], value),
+            magnitude=float(value.abs().max()),
+            dtype=case.dtype,
+        )
+        for name, value in truth.items()
+    ]
+
+
+def assert_within(position: Position, case: Case, backend: str, **kwargs: Any) -> None:
+    """Every error within twice that of dense attention in the same precision, plus rounding."""
+    errors = measure(position, case, backend, **kwargs)
+    beyond = [str(error) for error in errors if not error.backend <= error.bound]
+    assert not beyond, f"{type(position).__name__} on {backend}, {case}: {'; '.join(beyond)}"
+
+
+def _run(call: Any, position: Position, tensors: list[Tensor], kwargs: dict[str, Any]) -> dict[str, Tensor]:
+    q, k, v = (x.clone().requires_grad_() for x in tensors[:3])
+    out = call(position, q, k, v, kwargs)
+    out.backward(tensors[3])
+    grads = {f"d{name}": x.grad for name, x in (("q", q), ("k", k), ("v", v))}
+    learned = {f"d{name}": x.grad for name, x in position.named_parameters()}
+    return {"out": out.detach(), **grads, **learned}
+
+
+def _reference(position: Position, q: Tensor, k: Tensor, v: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    return attention(q, k, v, position=position, backend="reference", **kwargs)
+
+
+def _backend(name: str) -> Any:
+    def call(position: Position, q: Tensor, k: Tensor, v: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        return attention(q, k, v, position=position, backend=name, **kwargs)  # type: ignore[arg-type]
+
+    return call
+
+
+def _dense(position: Position, q: Tensor, k: Tensor, v: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """What a user would write without a kernel: matrix products in q's dtype, softmax in float32."""
+    mask = Mask(
+        num_queries=q.shape[2],
+        num_keys=k.shape[2],
+        query_offset=kwargs["query_offset"],
+        causal=kwargs.get("causal", True),
+        key_padding_BS=kwargs.get("key_padding_mask"),
+        document_ids_BS=kwargs.get("document_ids"),
+    )
+    terms = position.terms(q, k, q_offset=kwargs["query_offset"])
+    repeats = q.shape[1] // k.shape[1]
+    keys, values = terms.k_BGSD.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+    scores = terms.q_BHTD @ keys.mT
+    displacement = mask.displacement_TS(q.device)
+    if terms.r_BHTE is not None and terms.table is not None:
+        scores = scores + _skew(terms.r_BHTE @ terms.table.to(q.dtype).mT, displacement, terms)
+    scale = kwargs.get("softmax_scale") or 1.0 / math.sqrt(q.shape[-1])
+    scores = scores * scale
+    if terms.bias_HR is not None:
+        bias = terms.bias_HR.to(q.dtype)[:, None].expand(-1, q.shape[2], -1)
+        scores = scores + _skew(bias, displacement, terms)
+    allowed = mask.allowed(q.device)
+    scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)) * allowed
+    return weights.to(q.dtype) @ values
+
+
+def _skew(values: Tensor, displacement: Tensor, terms: ScoreTerms) -> Tensor:
+    last = values.shape[-1] - 1
+    at = torch.take_along_dim(values, displacement.clamp(0, last).expand(*values.shape[:-1], -1), -1)
+    return torch.where(displacement > last, 0.0, at) if terms.tail == "zero" else at
+
+
+def _distance(x: Tensor, truth: Tensor) -> float:
+    return float((x.double() - truth).abs().max())
