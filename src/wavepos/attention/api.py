@@ -67,12 +67,16 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-    terms = position.terms(q, k, q_offset=query_offset)
     scale = 1.0 / math.sqrt(q.shape[-1]) if softmax_scale is None else softmax_scale
+    device = q.device.type
+    if torch.is_autocast_enabled(device):  # as SDPA does: inputs in autocast's dtype; the mathematics is the backend's
+        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
 
     from wavepos.attention.reference import reference_attention
 
-    return reference_attention(terms, v, mask, scale, dropout)
+    with torch.autocast(device, enabled=False):
+        terms = position.terms(q, k, q_offset=query_offset)
+        return reference_attention(terms, v, mask, scale, dropout)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
