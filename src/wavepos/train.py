@@ -1,7 +1,8 @@
 """Training on transformers' Trainer: a whole config in, a run directory out.
 
 A run directory holds `model/` (safetensors, config and tokenizer), `checkpoints/`, `tensorboard/` and `run.json`
-(config, versions, hardware, losses). The same call again resumes from the last complete checkpoint, or returns a finished run.
+(config, versions, hardware, losses). The same call again resumes from the last complete checkpoint, or returns a
+finished run.
 """
 
 import dataclasses
