@@ -67,7 +67,7 @@ def score(terms: Any, h: int, m: int, n: int, offset: int, scale: float) -> floa
         at = min(delta, last)
         if table is terms.table:
             p = table[h, at] if table.dim() == 3 else table[at]
-            value += float(terms.r_BHTE[0, h, m] @ p.double())
+            value += float(terms.r_BHTE[0, h, m] @ p.detach().double())
         else:
             return scale * value + float(table[h, at])
     return scale * value
