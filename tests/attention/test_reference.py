@@ -138,7 +138,7 @@ def test_transformer_xl_without_biases_is_shaw_holding_sinusoids() -> None:
 def test_the_future_never_changes_the_past_and_a_prefix_is_itself(name: str, length: int, cut: int, seed: int) -> None:
     q, k, v = tensors(length, seed=seed)
     cut = min(cut, length - 1)
-    built = position(name)
+    built = position(name).double()
     whole = attention(q, k, v, position=built)
     alone = attention(q[:, :, :cut], k[:, :, :cut], v[:, :, :cut], position=built)
     torch.testing.assert_close(whole[:, :, :cut], alone, rtol=1e-12, atol=1e-12)
@@ -149,7 +149,7 @@ def test_the_future_never_changes_the_past_and_a_prefix_is_itself(name: str, len
 @settings(max_examples=15, deadline=None)
 def test_cached_is_uncached(name: str, length: int, new: int, seed: int) -> None:
     q, k, v = tensors(length + new, seed=seed)
-    built = position(name)
+    built = position(name).double()
     whole = attention(q, k, v, position=built)
     cached = attention(q[:, :, length:], k, v, position=built, query_offset=length)
     torch.testing.assert_close(whole[:, :, length:], cached, rtol=1e-12, atol=1e-12)
@@ -178,7 +178,7 @@ def test_shifting_all_positions_changes_nothing(name: str, length: int, shift: i
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     q, k, v = tensors(20, batch=3)
-    built, order = position(name), torch.tensor([2, 0, 1])
+    built, order = position(name).double(), torch.tensor([2, 0, 1])
     permuted = attention(q[order], k[order], v[order], position=built)
     torch.testing.assert_close(permuted, attention(q, k, v, position=built)[order], rtol=1e-12, atol=1e-12)
 
@@ -186,7 +186,7 @@ def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", RELATIVE)
 def test_positions_matter(name: str) -> None:
     q, k, v = tensors(20)
-    built = position(name)
+    built = position(name).double()
     assert not torch.allclose(attention(q, k, v, position=built), attention(q, k, v, position=NoPE()), atol=1e-3)
 
 
@@ -194,7 +194,7 @@ def test_positions_matter(name: str) -> None:
 def test_packed_documents_are_read_alone(name: str) -> None:
     q, k, v = tensors(30)
     ids = torch.tensor([[0] * 11 + [1] * 19, [5] * 4 + [2] * 26])
-    built = position(name)
+    built = position(name).double()
     q, k, v = (x.requires_grad_() for x in (q, k, v))
     out = attention(q, k, v, position=built, document_ids=ids)
     for row, cut in ((0, 11), (1, 4)):
