@@ -70,7 +70,10 @@ def test_configs_round_trip_through_json(config: str | dict) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("rope", "method of a position must be one of nope, rotary, alibi, t5, shaw, transformer_xl, wavelet, got 'rope'"),
+        (
+            "rope",
+            "method of a position must be one of nope, rotary, alibi, t5, shaw, transformer_xl, wavelet, got 'rope'",
+        ),
         ({"theta": 1e4}, "got None"),
         ({"method": "rotary", "thetta": 1e4}, "position 'rotary' takes theta, scaling, got the unknown key 'thetta'"),
         ({"method": "nope", "scale": 1}, "position 'nope' takes no keys, got the unknown key 'scale'"),
@@ -108,9 +111,7 @@ def test_scalings_equal_transformers(scaling: dict, seq_len: int) -> None:
 def test_rotation_equals_transformers_llama() -> None:
     q, k = torch.randn(2, 4, 50, 32), torch.randn(2, 2, 70, 32)
     rotary = LlamaRotaryEmbedding(
-        LlamaConfig(
-            hidden_size=128, num_attention_heads=4, rope_parameters={"rope_type": "default", "rope_theta": 1e4}
-        )
+        LlamaConfig(hidden_size=128, num_attention_heads=4, rope_parameters={"rope_type": "default", "rope_theta": 1e4})
     )
     terms = Rotary(32).terms(q, k, q_offset=20)
     cos, sin = rotary(k, torch.arange(70)[None])

@@ -1,4 +1,4 @@
-"""The wavelet table: Eq. 14 entry by entry, the grids of Table 3, directions, amplitudes, reach and the recency start."""
+"""The wavelet table: Eq. 14 entry by entry, the grids of Table 3, directions, amplitudes, reach, recency."""
 
 import copy
 import math
@@ -66,7 +66,9 @@ def test_the_reach_of_the_papers_grids() -> None:
         assert position.reach(1e-6) == int(exceeds.nonzero().max()) + 1
 
 
-@pytest.mark.parametrize("wavelet", ["ricker", "gaussian", "haar", "morlet", "true_morlet", "db4", "bior3.1", "rbio1.1"])
+@pytest.mark.parametrize(
+    "wavelet", ["ricker", "gaussian", "haar", "morlet", "true_morlet", "db4", "bior3.1", "rbio1.1"]
+)
 @pytest.mark.parametrize("direction", ["past", "future"])
 @pytest.mark.parametrize("amplitude", ["equal", "inverse_sqrt", "unit_peak"])
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-6])

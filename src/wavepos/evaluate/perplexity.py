@@ -9,10 +9,11 @@
 A window's first input is the last token before it, so a stream of N + 1 tokens holds N targets.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +154,59 @@ def evaluate_perplexity(
         words=None if words_per_token is None else total * words_per_token,
         loss_by_position=tuple(float(value) for value in nats[counts > 0] / counts[counts > 0]),
     )
+
+
+def table_protocols(seq_lens: Sequence[int], train_len: int) -> list[Protocol]:
+    """The three protocols at each length; sliding windows move by half their length."""
+    return [
+        protocol
+        for seq_len in seq_lens
+        for protocol in (
+            Protocol(kind="nonoverlapping", seq_len=seq_len, train_len=train_len),
+            Protocol(kind="whole", seq_len=seq_len),
+            Protocol(kind="sliding", seq_len=seq_len, stride=max(1, seq_len // 2)),
+        )
+    ]
+
+
+def evaluate_protocols(
+    token_losses: TokenLosses,
+    tokens: npt.NDArray[np.integer],
+    protocols: Sequence[Protocol],
+    *,
+    words_per_token: float | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> list[Perplexity]:
+    """Perplexity by each protocol; those that cut the stream into the same windows are one computation.
+
+    The arguments are those of `evaluate_perplexity`.
+    """
+    known: dict[tuple[Window, ...], Perplexity] = {}
+    results = []
+    for protocol in protocols:
+        plan = tuple(protocol.windows(len(tokens) - 1))
+        if plan not in known:
+            known[plan] = evaluate_perplexity(
+                token_losses, tokens, protocol, words_per_token=words_per_token, device=device, progress=progress
+            )
+        results.append(dataclasses.replace(known[plan], protocol=protocol))
+    return results
+
+
+def perplexity_record(result: Perplexity) -> dict[str, Any]:
+    """A perplexity as JSON, without the losses by position; an infinite one is null."""
+    return {
+        **dataclasses.asdict(result.protocol),
+        "per_token": _finite(result.per_token),
+        "per_word": _finite(result.per_word),
+        "tokens": result.tokens,
+        "nats": result.nats,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _exp(nats: float) -> float:
