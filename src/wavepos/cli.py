@@ -56,7 +56,7 @@ class Train:
     """
 
     method: str
-    """nope, rotary, alibi, t5, shaw, transformer_xl, wavelet, or a JSON object: '{"method": "rotary", "theta": 5e5}'."""
+    """nope, rotary, alibi, t5, shaw, transformer_xl, wavelet; or JSON: '{"method": "rotary", "theta": 5e5}'."""
     model: Literal["baevski-auli"] = "baevski-auli"
     """The family of the model."""
     size: Literal["tiny", "small", "paper"] = "tiny"

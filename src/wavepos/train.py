@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
+from transformers.utils import logging
 
 from wavepos.data import Blocks, PreparedData
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
@@ -288,13 +289,16 @@ def _trainer(config: TrainConfig, out: Path, data: PreparedData, callbacks: list
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
     )
-    return LanguageModelTrainer(
+    logging.disable_progress_bar()
+    trainer = LanguageModelTrainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
         optimizers=optimizer_and_schedule(config, model),
         callbacks=[*callbacks, TensorBoardCallback(SummaryWriter(str(out / "tensorboard")))],
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _opened_record(config: TrainConfig, out: Path) -> dict[str, Any]:
