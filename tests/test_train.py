@@ -18,7 +18,7 @@ from wavepos.models import baevski_auli_config
 from wavepos.train import TrainConfig, build_model, learning_rate, optimizer_and_schedule, recipe, train
 from wavepos.training_callbacks import MARKER, complete_checkpoint
 
-WORDS = "the wave of a word is near and the word of a wave is far".split()
+WORDS = ["the", "wave", "of", "a", "word", "is", "near", "and", "the", "word", "of", "a", "wave", "is", "far"]
 
 
 @pytest.fixture
@@ -165,9 +165,7 @@ def test_weight_decay_spares_embeddings_norms_biases_and_positions() -> None:
     optimizer, _ = optimizer_and_schedule(config, model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed = {names[id(p)] for group in optimizer.param_groups if group["weight_decay"] > 0 for p in group["params"]}
-    assert decayed == {
-        f"layers.{layer}.{part}.weight" for layer in range(4) for part in ("qkv", "out", "up", "down")
-    }
+    assert decayed == {f"layers.{layer}.{part}.weight" for layer in range(4) for part in ("qkv", "out", "up", "down")}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
 
 

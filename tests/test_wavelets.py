@@ -55,7 +55,7 @@ def test_gaussian_has_the_integral_of_its_formula() -> None:
 def test_morlet_of_the_paper_has_one_frequency_at_every_scale() -> None:
     x = grid(-3.0, 3.0, 601)
     for scale in (4.0, 64.0):
-        envelope = torch.exp(-(x / scale) ** 2)
+        envelope = torch.exp(-((x / scale) ** 2))
         torch.testing.assert_close(Morlet().evaluate(x, scale), envelope * torch.cos(x))
 
 

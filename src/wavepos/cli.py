@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich.markup import escape
 from rich.table import Table
 
 from wavepos.console import console, progress
@@ -195,7 +196,7 @@ def main() -> None:
     except (ValueError, FileNotFoundError, ImportError) as error:
         if os.environ.get("WAVEPOS_TRACEBACK"):
             raise
-        console.print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

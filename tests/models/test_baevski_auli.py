@@ -105,9 +105,7 @@ def test_left_padding_changes_nothing(position: str | dict) -> None:
     ids = torch.randint(1, 97, (1, 9))
     padded = torch.cat([torch.zeros(1, 4, dtype=torch.int64), ids], 1)
     mask = (torch.arange(13)[None] >= 4).long()
-    torch.testing.assert_close(
-        model(padded, attention_mask=mask).logits[:, 4:], model(ids).logits, rtol=0.0, atol=2e-5
-    )
+    torch.testing.assert_close(model(padded, attention_mask=mask).logits[:, 4:], model(ids).logits, rtol=0.0, atol=2e-5)
 
 
 @pytest.mark.parametrize("cutoffs", [(), (20, 50)])

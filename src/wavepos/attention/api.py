@@ -1,6 +1,7 @@
 """The one attention call: it checks its input, asks the position for its terms and hands them to a backend."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -68,15 +69,26 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     scale = 1.0 / math.sqrt(q.shape[-1]) if softmax_scale is None else softmax_scale
-    device = q.device.type
-    if torch.is_autocast_enabled(device):  # as SDPA does: inputs in autocast's dtype; the mathematics is the backend's
-        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
+    q, k, v = _autocast(q, k, v)
 
     from wavepos.attention.reference import reference_attention
 
-    with torch.autocast(device, enabled=False):
+    with _no_autocast(q.device.type):
         terms = position.terms(q, k, q_offset=query_offset)
         return reference_attention(terms, v, mask, scale, dropout)
+
+
+def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The inputs in autocast's dtype where it is on, as SDPA takes them; the precision inside is the backend's."""
+    device = q.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return q, k, v
+    dtype = torch.get_autocast_dtype(device)
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
