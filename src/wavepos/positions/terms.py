@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from wavepos.positions.low_rank import LowRank, low_rank
+
 Tail = Literal["zero", "clamp", "none"]
 
 
@@ -19,7 +21,7 @@ Tail = Literal["zero", "clamp", "none"]
 class ScoreTerms:
     """What a position says of the scores, with displacement δ = m − n (query position minus key position):
 
-        s[h,m,n] = softmax_scale · (q_m·k_n + r_m·p(δ)) + b[h,δ]
+        s[h,m,n] = softmax_scale · q_m·k_n + relative_scale · r_m·p(δ) + b[h,δ]
 
     Attributes:
         q_BHTD: queries, [B,H,T,D].
@@ -30,6 +32,8 @@ class ScoreTerms:
         tail: what holds from displacement first_displacement + R on: "zero", or "clamp" (the last entry holds), or
             "none": table and bias cover every displacement that a causal query of this call meets.
         first_displacement: the displacement of entry 0; 0 in causal attention.
+        relative_scale: the factor on r·p; None: softmax_scale.
+        low_rank: what a position that never learns its table may add: the table as a product, good to r's rounding.
     """
 
     q_BHTD: Tensor
@@ -39,6 +43,8 @@ class ScoreTerms:
     bias_HR: Tensor | None = None
     tail: Tail = "none"
     first_displacement: int = 0
+    relative_scale: float | None = None
+    low_rank: LowRank | None = None
 
 
 class Position(nn.Module, ABC):
@@ -59,6 +65,16 @@ class Position(nn.Module, ABC):
         """Set every learned parameter to its starting value; nothing for methods without any."""
 
 
+class ReadsRelativeStates(Position):
+    """A position whose r is a projection of its own of the hidden state, handed to `attention` beside q and k."""
+
+    @abstractmethod
+    def terms(
+        self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0, relative_states_BHTE: Tensor | None = None
+    ) -> ScoreTerms:
+        """The terms; ValueError without relative states or with some that do not fit q."""
+
+
 class TableCache:
     """A table over δ = 0 … length − 1 that is computed once a device and grows to the longest length asked for.
 
@@ -67,6 +83,7 @@ class TableCache:
 
     def __init__(self) -> None:
         self._tables: dict[torch.device, Tensor] = {}
+        self._low_rank: dict[tuple[torch.device, torch.dtype], LowRank | None] = {}
 
     def get(
         self, length: int, device: torch.device, compute: Callable[[int], Tensor], limit: int | None = None
@@ -85,13 +102,21 @@ class TableCache:
             with torch.device("cpu"):
                 table = compute(grown if limit is None else min(grown, limit)).to(device)
             self._tables[device] = table
+            self._low_rank = {key: factors for key, factors in self._low_rank.items() if key[0] != device}
         return table[..., :length, :]
+
+    def low_rank(self, length: int, device: torch.device, dtype: torch.dtype) -> LowRank | None:
+        """Entries 0 … length − 1 of what `get` has computed as factors good to the dtype's rounding, if there are any."""
+        if (device, dtype) not in self._low_rank:
+            self._low_rank[device, dtype] = low_rank(self._tables[device], dtype)
+        factors = self._low_rank[device, dtype]
+        return None if factors is None else factors.first(length)
 
     def __deepcopy__(self, memo: object) -> "TableCache":
         return TableCache()
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_tables": {}}
+        return {"_tables": {}, "_low_rank": {}}
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -130,7 +130,8 @@ class Wavelet(Position):
         r_BHTE = q_BHTD
         if self.query_bias_HD is not None:
             r_BHTE = q_BHTD + self.query_bias_HD[:, None].to(q_BHTD.dtype)
-        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero")
+        factors = self._cache.low_rank(length, q_BHTD.device, q_BHTD.dtype)
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero", low_rank=factors)
 
     def reset_parameters(self) -> None:
         if self.query_bias_HD is None:
