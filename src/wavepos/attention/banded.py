@@ -27,6 +27,7 @@ def banded_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scal
     r_BHTE, table_XRE = _relative(terms)
     bias_HR = None if terms.bias_HR is None else _without_tail(terms.bias_HR, terms, dim=1)
     k, v, padding = _as_many_keys_as_positions(terms.k_BGSD, v_BGSD, mask)
+    out: Tensor
     out, _, _ = banded_operator(
         terms.q_BHTD, k, v, r_BHTE, table_XRE, bias_HR, padding, mask.document_ids_BS,
         mask.query_offset, mask.causal, softmax_scale,

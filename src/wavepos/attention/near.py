@@ -87,7 +87,7 @@ class _Tile:
 
     def of_queries(self, x_BH: Tensor) -> Tensor:
         """x's part, a view: [batch, groups, heads of a group, C, …]."""
-        return x_BH.unflatten(1, (self.call.num_groups, -1))[self.batch, self.groups, :, self.window.rows]
+        return _split(x_BH, 1, self.call.num_groups)[self.batch, self.groups, :, self.window.rows]
 
     def of_keys(self, x_BGSD: Tensor) -> Tensor:
         """x's part: [batch · groups, K, D]; a view where x is contiguous."""
@@ -99,16 +99,15 @@ class _Tile:
         if used.shape[0] == 1:
             used.add_(x.sum(0, keepdim=True))
         else:
-            used.unflatten(0, (self.call.num_groups, -1))[self.groups].add_(
-                x.unflatten(0, (-1, self.groups.stop - self.groups.start, self.call.heads_per_group)).sum(0)
-            )
+            heads = x.view(-1, self.groups.stop - self.groups.start, self.call.heads_per_group, *x.shape[1:])
+            _split(used, 0, self.call.num_groups)[self.groups].add_(heads.sum(0))
 
     def of_heads(self, x_XR: Tensor) -> Tensor:
         """The rows of a reversed table in use, once a head: [batch · groups · heads of a group, R, …]."""
         used = x_XR[:, x_XR.shape[1] - self.window.table_length :].to(self.call.dtype)
         if used.shape[0] == 1:
             return used.expand(self.num_heads, *used.shape[1:])
-        of_groups = used.unflatten(0, (self.call.num_groups, -1))[self.groups]
+        of_groups = _split(used, 0, self.call.num_groups)[self.groups]
         return of_groups.expand(self.batch.stop - self.batch.start, *of_groups.shape).flatten(0, 2)
 
     def stacked(self, x_BHTD: Tensor) -> Tensor:
@@ -121,7 +120,7 @@ class _Tile:
 
     def by_stack(self, x: Tensor) -> Tensor:
         """Stacked [batch · groups, heads of a group · C, …] of [heads, C, …]."""
-        return x.flatten(0, 1).unflatten(0, (self.num_stacks, -1))
+        return _split(x.flatten(0, 1), 0, self.num_stacks)
 
     def unstacked(self, x: Tensor) -> Tensor:
         """[batch, groups, heads of a group, C, …] of what is stacked, or of [heads, C, …]."""
@@ -295,6 +294,11 @@ def _hide(tile: _Tile, scores: Tensor) -> None:
         scores.view(-1, tile.num_heads // (tile.batch.stop - tile.batch.start), *scores.shape[1:]).masked_fill_(
             ~allowed[tile.batch], lowest
         )
+
+
+def _split(x: Tensor, dim: int, count: int) -> Tensor:
+    """Dimension `dim` as [count, …], a view."""
+    return x.view(*x.shape[:dim], count, -1, *x.shape[dim + 1 :])
 
 
 def _hidden(dtype: torch.dtype) -> float:

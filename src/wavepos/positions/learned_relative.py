@@ -56,7 +56,8 @@ class LearnedRelative(ReadsRelativeStates):
         if relative_states_BHTE is None or tuple(relative_states_BHTE.shape) != expected:
             got = None if relative_states_BHTE is None else tuple(relative_states_BHTE.shape)
             raise ValueError(
-                f"relative_states must be [batch, heads, queries, relative_dim] = {expected} for LearnedRelative, got {got}"
+                f"LearnedRelative needs relative_states of shape [batch, heads, queries, relative_dim] = {expected}, "
+                f"got {got}"
             )
         length = min(q_offset + q_BHTD.shape[2], self.config.extent)
         return ScoreTerms(

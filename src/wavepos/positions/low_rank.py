@@ -21,10 +21,6 @@ class LowRank:
     coefficients_RK: Tensor
     basis_KE: Tensor
 
-    def first(self, length: int) -> "LowRank":
-        """The factors of the table's first `length` rows."""
-        return LowRank(coefficients_RK=self.coefficients_RK[:length], basis_KE=self.basis_KE)
-
 
 def low_rank(table_RE: Tensor, dtype: torch.dtype) -> LowRank | None:
     """The fewest factors whose every row lies within the dtype's rounding of the table's largest entry.

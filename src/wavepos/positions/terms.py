@@ -4,10 +4,11 @@ Shape suffixes, everywhere: B batch, H query heads, G key/value heads, T queries
 relative term, R table length in displacements.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -76,47 +77,65 @@ class ReadsRelativeStates(Position):
 
 
 class TableCache:
-    """A table over δ = 0 … length − 1 that is computed once a device and grows to the longest length asked for.
+    """A fixed table over δ = 0 … length − 1 that is computed once a device and grows to the longest length asked for.
 
-    It is no buffer on purpose: `model.to(bfloat16)` must not round it, and a checkpoint must not hold it.
+    It is no buffer on purpose: `model.to(bfloat16)` must not round it, and a checkpoint must not hold it. Under
+    torch.compile its contents are constants of the graph.
+
+    Args:
+        compute: the table of a length, made on the CPU; displacements along the second-last axis.
+        limit: the length that is never exceeded when the table grows ahead of what is asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compute: Callable[[int], Tensor], limit: int | None = None) -> None:
+        self._compute = compute
+        self._limit = limit
         self._tables: dict[torch.device, Tensor] = {}
-        self._low_rank: dict[tuple[torch.device, torch.dtype], LowRank | None] = {}
+        self._low_rank: dict[tuple[torch.device, torch.dtype], tuple[int, LowRank | None]] = {}
 
-    def get(
-        self, length: int, device: torch.device, compute: Callable[[int], Tensor], limit: int | None = None
-    ) -> Tensor:
-        """Entries 0 … length − 1 along the table's second-last axis, on that device.
-
-        Args:
-            length: displacements asked for.
-            device: where the table is wanted.
-            compute: the table of a length, made on the CPU.
-            limit: the length that is never exceeded when the table grows ahead of what is asked.
-        """
-        table = self._tables.get(device)
-        if table is None or table.shape[-2] < length:
-            grown = max(64, 1 << (length - 1).bit_length())
-            with torch.device("cpu"):
-                table = compute(grown if limit is None else min(grown, limit)).to(device)
-            self._tables[device] = table
-            self._low_rank = {key: factors for key, factors in self._low_rank.items() if key[0] != device}
+    def get(self, length: int, device: torch.device) -> Tensor:
+        """Entries 0 … length − 1, on that device."""
+        table: Tensor = self._at_least(self._grown(length), device)
         return table[..., :length, :]
 
     def low_rank(self, length: int, device: torch.device, dtype: torch.dtype) -> LowRank | None:
-        """Entries 0 … length − 1 of what `get` has computed as factors good to the dtype's rounding, if there are any."""
-        if (device, dtype) not in self._low_rank:
-            self._low_rank[device, dtype] = low_rank(self._tables[device], dtype)
-        factors = self._low_rank[device, dtype]
-        return None if factors is None else factors.first(length)
+        """Entries 0 … length − 1 as factors good to the dtype's rounding; None where their rank is not low."""
+        factors = self._factors(self._grown(length), device, dtype)
+        if factors is None:
+            return None
+        return LowRank(coefficients_RK=factors[0][:length], basis_KE=factors[1])
 
-    def __deepcopy__(self, memo: object) -> "TableCache":
-        return TableCache()
+    def _grown(self, length: int) -> int:
+        """The length to compute: of a few values only, so that torch.compile meets few."""
+        grown = 64
+        while grown < length:
+            grown *= 2
+        return grown if self._limit is None else min(grown, self._limit)
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch's decorator has no types
+    def _at_least(self, length: int, device: torch.device) -> Tensor:
+        table = self._tables.get(device)
+        if table is None or table.shape[-2] < length:
+            with torch.inference_mode(False), torch.device("cpu"):
+                table = self._compute(length).to(device)
+            self._tables[device] = table
+        return table
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch's decorator has no types
+    def _factors(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        table: Tensor = self._at_least(length, device)
+        known = self._low_rank.get((device, dtype))
+        if known is None or known[0] != table.shape[-2]:
+            with torch.inference_mode(False):
+                known = (table.shape[-2], low_rank(table, dtype))
+            self._low_rank[device, dtype] = known
+        return None if known[1] is None else (known[1].coefficients_RK, known[1].basis_KE)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TableCache":
+        return TableCache(copy.deepcopy(self._compute, memo), self._limit)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_tables": {}, "_low_rank": {}}
+        return {"_compute": self._compute, "_limit": self._limit, "_tables": {}, "_low_rank": {}}
 
 
 def at_least_float32(x: Tensor) -> Tensor:
