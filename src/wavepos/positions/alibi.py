@@ -48,10 +48,10 @@ class ALiBi(Position):
     def __init__(self, num_heads: int) -> None:
         super().__init__()
         self._slopes_H = alibi_slopes(num_heads)
-        self._cache = TableCache()
+        self._cache = TableCache(self._bias_R_H)
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
-        columns = self._cache.get(q_offset + q_BHTD.shape[2], q_BHTD.device, self._bias_R_H)
+        columns = self._cache.get(q_offset + q_BHTD.shape[2], q_BHTD.device)
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=columns.mT, tail="none")
 
     def reset_parameters(self) -> None:

@@ -99,8 +99,8 @@ class Wavelet(Position):
         )
         self.head_dim = head_dim
         self.scales, self.shifts = self._grid()
-        self._cache = TableCache()
         self._limit = self.reach(BAND_TOLERANCE)
+        self._cache = TableCache(self.table, limit=self._limit)
         self.shared_by_layers = query_bias is None
         self.query_bias_HD: nn.Parameter | None = None
         if query_bias is not None:
@@ -126,11 +126,12 @@ class Wavelet(Position):
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         length = min(self._limit, q_offset + q_BHTD.shape[2])
-        table = self._cache.get(length, q_BHTD.device, self.table, limit=self._limit)
+        table = self._cache.get(length, q_BHTD.device)
         r_BHTE = q_BHTD
         if self.query_bias_HD is not None:
             r_BHTE = q_BHTD + self.query_bias_HD[:, None].to(q_BHTD.dtype)
-        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero")
+        factors = self._cache.low_rank(length, q_BHTD.device, q_BHTD.dtype)
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero", low_rank=factors)
 
     def reset_parameters(self) -> None:
         if self.query_bias_HD is None:
