@@ -74,17 +74,23 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-    terms = _terms(position, q, k, query_offset, relative_states)
     scale = 1.0 / math.sqrt(q.shape[-1]) if softmax_scale is None else softmax_scale
-    match _chosen(backend, terms, mask, dropout):
-        case "banded":
-            from wavepos.attention.banded import banded_attention
+    device = q.device.type
+    if torch.is_autocast_enabled(device):  # as SDPA does: inputs in autocast's dtype; the mathematics is the backend's
+        dtype = torch.get_autocast_dtype(device)
+        q, k, v = (x.to(dtype) for x in (q, k, v))
+        relative_states = None if relative_states is None else relative_states.to(dtype)
+    with torch.autocast(device, enabled=False):
+        terms = _terms(position, q, k, query_offset, relative_states)
+        match _chosen(backend, terms, mask, dropout):
+            case "banded":
+                from wavepos.attention.banded import banded_attention
 
-            return banded_attention(terms, v, mask, scale)
-        case "reference":
-            from wavepos.attention.reference import reference_attention
+                return banded_attention(terms, v, mask, scale)
+            case "reference":
+                from wavepos.attention.reference import reference_attention
 
-            return reference_attention(terms, v, mask, scale, dropout)
+                return reference_attention(terms, v, mask, scale, dropout)
 
 
 def _chosen(backend: Backend, terms: ScoreTerms, mask: Mask, dropout: float) -> Literal["banded", "reference"]:

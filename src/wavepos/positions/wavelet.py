@@ -145,7 +145,8 @@ class Wavelet(Position):
         """v with v_h·p(δ)/√D ≈ max(0, 6 − slope_h·δ) by ridge least squares over the band, float32 [H, D]."""
         table = self.table(min(self._limit, 65536)).to(torch.float64)
         displacement = torch.arange(table.shape[0], dtype=torch.float64, device="cpu")
-        target_RH = (RECENCY_HEIGHT - displacement[:, None] * alibi_slopes(num_heads)).clamp_min(0.0)
+        slopes_H = torch.tensor(alibi_slopes(num_heads), dtype=torch.float64, device="cpu")
+        target_RH = (RECENCY_HEIGHT - displacement[:, None] * slopes_H).clamp_min(0.0)
         normal = table.mT @ table + RECENCY_PENALTY * torch.eye(self.head_dim, dtype=torch.float64, device="cpu")
         solution_DH: Tensor = torch.linalg.solve(normal, table.mT @ (target_RH * math.sqrt(self.head_dim)))
         return solution_DH.mT.to(torch.float32)
