@@ -194,7 +194,7 @@ def test_a_batch_that_cannot_be_divided_is_named() -> None:
 def test_a_corpus_shorter_than_a_block_is_named(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("only a few words\nand a line\n", encoding="utf-8")
     config = small(f"text:{tmp_path / 'short.txt'}", seq_len=128, batch_tokens=256)
-    with pytest.raises(ValueError, match=r"tokens, less than one block of seq_len=128"):
+    with pytest.raises(ValueError, match=r"seq_len=128 needs at least 129 tokens for one block"):
         train(config, tmp_path / "run", prepared(config, tmp_path))
 
 

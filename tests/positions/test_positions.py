@@ -10,7 +10,7 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from wavepos import ALiBi, Rotary, T5Bias
+from wavepos import ALiBi, LearnedRelative, Rotary, T5Bias
 from wavepos.positions import METHODS, build_position, parse_position, position_dict
 from wavepos.positions.alibi import alibi_slopes
 from wavepos.positions.t5_bias import t5_buckets
@@ -58,7 +58,8 @@ def test_configs_round_trip_through_json(config: str | dict) -> None:
     assert parse_position(json.loads(json.dumps(position_dict(parsed)))) == parsed
     position = build_position(parsed, head_dim=32, num_heads=4)
     q = torch.randn(1, 4, 7, 32)
-    terms = position.terms(q, q, q_offset=3)
+    states = {"relative_states_BHTE": q[..., :16]} if isinstance(position, LearnedRelative) else {}
+    terms = position.terms(q, q, q_offset=3, **states)
     assert terms.q_BHTD.shape == q.shape
     assert position.needs_table == (terms.table is not None or terms.bias_HR is not None)
     if isinstance(config, dict):
@@ -72,7 +73,7 @@ def test_configs_round_trip_through_json(config: str | dict) -> None:
     [
         (
             "rope",
-            "method of a position must be one of nope, rotary, alibi, t5, shaw, transformer_xl, wavelet, got 'rope'",
+            "method of a position must be one of nope, rotary, alibi, .*, wavelet, learned_relative, got .rope",
         ),
         ({"theta": 1e4}, "got None"),
         ({"method": "rotary", "thetta": 1e4}, "position 'rotary' takes theta, scaling, got the unknown key 'thetta'"),

@@ -11,7 +11,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from wavepos.attention.banded_op import banded_operator
 from wavepos.attention.mask import Mask
-from wavepos.positions.terms import ScoreTerms
+from wavepos.positions.terms import ScoreTerms, at_least_float32
 
 
 def banded_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: float) -> Tensor:
@@ -94,7 +94,7 @@ def _row_values(terms: ScoreTerms, softmax_scale: float) -> list[Tensor]:
     r_BHTE, table_XRE = _relative(terms)
     if r_BHTE is not None and table_XRE is not None:
         scale = softmax_scale if terms.relative_scale is None else terms.relative_scale
-        values.append(torch.matmul(r_BHTE.float(), table_XRE.float().mT) * scale)
+        values.append(torch.matmul(at_least_float32(r_BHTE), at_least_float32(table_XRE).mT) * scale)
     if terms.bias_HR is not None:
         values.append(_without_tail(terms.bias_HR, terms, dim=1)[None, :, None])
     return values
