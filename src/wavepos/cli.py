@@ -57,7 +57,8 @@ class Train:
     """
 
     method: str
-    """nope, rotary, alibi, t5, shaw, transformer_xl, wavelet; or JSON: '{"method": "rotary", "theta": 5e5}'."""
+    """nope, rotary, alibi, t5, shaw, transformer_xl, learned_relative, wavelet, or a JSON object such as
+    '{"method": "rotary", "theta": 5e5}'."""
     model: Literal["baevski-auli"] = "baevski-auli"
     """The family of the model."""
     size: Literal["tiny", "small", "paper"] = "tiny"

@@ -217,7 +217,7 @@ def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optim
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() >= 2 and not name.startswith(("embedding.bands", "positions"))
+        is_matrix = parameter.dim() >= 2 and not name.startswith(("embedding.bands", "positions."))
         (decayed if is_matrix else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     match config.optimizer:
