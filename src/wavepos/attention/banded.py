@@ -26,6 +26,7 @@ def banded_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scal
         return _one_call(terms, v_BGSD, mask, softmax_scale)
     r_BHTE, table_XRE = _relative(terms)
     bias_HR = None if terms.bias_HR is None else _without_tail(terms.bias_HR, terms, dim=1)
+    table_XRE, bias_HR = _equally_long(table_XRE, bias_HR)
     k, v, padding = _as_many_keys_as_positions(terms.k_BGSD, v_BGSD, mask)
     out: Tensor
     out, _, _ = banded_operator(
@@ -118,6 +119,15 @@ def _without_tail(values: Tensor, terms: ScoreTerms, dim: int) -> Tensor:
         return values
     wide = values.to(torch.promote_types(values.dtype, terms.q_BHTD.dtype))
     return wide - wide.narrow(dim, wide.shape[dim] - 1, 1)
+
+
+def _equally_long(table_XRE: Tensor | None, bias_HR: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Zeros put in beyond the shorter one's end, where it is zero."""
+    if table_XRE is None or bias_HR is None or table_XRE.shape[1] == bias_HR.shape[1]:
+        return table_XRE, bias_HR
+    length = max(table_XRE.shape[1], bias_HR.shape[1])
+    table_XRE = pad(table_XRE, (0, 0, 0, length - table_XRE.shape[1]))
+    return table_XRE, pad(bias_HR, (0, length - bias_HR.shape[1]))
 
 
 def _as_many_keys_as_positions(k_BGSD: Tensor, v_BGSD: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Tensor | None]:
