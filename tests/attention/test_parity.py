@@ -71,6 +71,20 @@ def test_offsets(name, dtype, num_queries, num_keys, query_offset):
     assert_within(position(name), case, "banded")
 
 
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(90, 90), (1, 90)])
+@pytest.mark.parametrize("name", [name for name in POSITIONS if name != "alibi-12"])
+def test_float64(name, num_queries, num_keys):
+    case = Case(
+        num_heads=heads(name),
+        num_queries=num_queries,
+        num_keys=num_keys,
+        query_offset=num_keys - num_queries,
+        head_dim=HEAD_DIM,
+        dtype=torch.float64,
+    )
+    assert_within(position(name), case, "banded")
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("name", ["nope", "rotary"])
 @pytest.mark.parametrize(("num_queries", "num_keys"), [(40, 40), (40, 70), (1, 70)])

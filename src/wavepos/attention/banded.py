@@ -26,6 +26,7 @@ def banded_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scal
         return _one_call(terms, v_BGSD, mask, softmax_scale)
     r_BHTE, table_XRE = _relative(terms)
     bias_HR = None if terms.bias_HR is None else _without_tail(terms.bias_HR, terms, dim=1)
+    table_XRE, bias_HR = _equally_long(table_XRE, bias_HR)
     k, v, padding = _as_many_keys_as_positions(terms.k_BGSD, v_BGSD, mask)
     out: Tensor
     out, _, _ = banded_operator(
@@ -94,7 +95,8 @@ def _row_values(terms: ScoreTerms, softmax_scale: float) -> list[Tensor]:
     r_BHTE, table_XRE = _relative(terms)
     if r_BHTE is not None and table_XRE is not None:
         scale = softmax_scale if terms.relative_scale is None else terms.relative_scale
-        values.append(torch.matmul(at_least_float32(r_BHTE), at_least_float32(table_XRE).mT) * scale)
+        wide = at_least_float32(r_BHTE)
+        values.append(torch.matmul(wide, table_XRE.to(wide.dtype).mT) * scale)
     if terms.bias_HR is not None:
         values.append(_without_tail(terms.bias_HR, terms, dim=1)[None, :, None])
     return values
@@ -113,7 +115,19 @@ def _relative(terms: ScoreTerms) -> tuple[Tensor | None, Tensor | None]:
 
 def _without_tail(values: Tensor, terms: ScoreTerms, dim: int) -> Tensor:
     """The last entry taken from all: the softmax does not see a constant a row, and beyond the table is zero."""
-    return values - values.narrow(dim, values.shape[dim] - 1, 1) if terms.tail == "clamp" else values
+    if terms.tail != "clamp":
+        return values
+    wide = values.to(torch.promote_types(values.dtype, terms.q_BHTD.dtype))
+    return wide - wide.narrow(dim, wide.shape[dim] - 1, 1)
+
+
+def _equally_long(table_XRE: Tensor | None, bias_HR: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Zeros put in beyond the shorter one's end, where it is zero."""
+    if table_XRE is None or bias_HR is None or table_XRE.shape[1] == bias_HR.shape[1]:
+        return table_XRE, bias_HR
+    length = max(table_XRE.shape[1], bias_HR.shape[1])
+    table_XRE = pad(table_XRE, (0, 0, 0, length - table_XRE.shape[1]))
+    return table_XRE, pad(bias_HR, (0, length - bias_HR.shape[1]))
 
 
 def _as_many_keys_as_positions(k_BGSD: Tensor, v_BGSD: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Tensor | None]:

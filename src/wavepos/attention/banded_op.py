@@ -170,7 +170,7 @@ def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.library.custom_op("wavepos::banded_backward", mutates_args=())
-def _backward_operator(  # noqa: PLR0913 - an operator's schema is flat
+def backward_operator(  # noqa: PLR0913 - an operator's schema is flat
     grad: Tensor,
     out: Tensor,
     lse: Tensor,
@@ -197,7 +197,7 @@ def _backward_operator(  # noqa: PLR0913 - an operator's schema is flat
     return [q.new_empty(0) if x is None else x for x in grads]
 
 
-@_backward_operator.register_fake
+@backward_operator.register_fake
 def _(grad: Tensor, out: Tensor, lse: Tensor, share: Tensor, *args: Any) -> list[Tensor]:
     given = (*args[:4], args[4] if args[12] else None, args[5] if args[13] else None)
     empty = grad.new_empty(0)
@@ -215,7 +215,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor 
         return (None,) * 12
     out, lse, share, *tensors = ctx.saved_tensors
     wants = ctx.needs_input_grad[4], ctx.needs_input_grad[5]
-    grads = _backward_operator(grad, out, lse, share, *tensors, *ctx.numbers, *wants)
+    grads = backward_operator(grad, out, lse, share, *tensors, *ctx.numbers, *wants)
     asked = (x if x.numel() and asked else None for x, asked in zip(grads, ctx.needs_input_grad[:6], strict=True))
     return (*asked, *(None,) * 6)
 
@@ -227,4 +227,4 @@ def _refuse_double(ctx: Any, *_: Any) -> None:
 
 
 banded_operator.register_autograd(_backward, setup_context=_setup)
-_backward_operator.register_autograd(_refuse_double)
+backward_operator.register_autograd(_refuse_double)
