@@ -76,9 +76,10 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     scale = 1.0 / math.sqrt(q.shape[-1]) if softmax_scale is None else softmax_scale
-    dtype = _autocast_dtype(q)  # as SDPA does under autocast; the precision inside is the backend's
-    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    relative_states = None if relative_states is None else relative_states.to(dtype)
+    dtype = _autocast_dtype(q.device.type)
+    if dtype is not None:  # as SDPA does; the precision inside is the backend's
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        relative_states = None if relative_states is None else relative_states.to(dtype)
     with _no_autocast(q.device.type):
         terms = _terms(position, q, k, query_offset, relative_states)
         match _chosen(backend, terms, mask, dropout):
@@ -92,10 +93,9 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
                 return reference_attention(terms, v, mask, scale, dropout)
 
 
-def _autocast_dtype(q: Tensor) -> torch.dtype:
-    device = q.device.type
+def _autocast_dtype(device: str) -> torch.dtype | None:
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return q.dtype
+        return None
     return torch.get_autocast_dtype(device)
 
 
