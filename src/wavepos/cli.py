@@ -38,14 +38,16 @@ class Demo:
 
     def run(self) -> None:
         from wavepos.demo import DemoConfig, demo, select_methods
-        from wavepos.report import console_table, write_report
+        from wavepos.report import console_tables, write_report
 
         config = DemoConfig(
             methods=select_methods(self.methods), seeds=self.seeds, corpus=self.corpus, minutes=self.minutes
         )
         result = demo(config, self.out)
         written = write_report(result, self.out)
-        console.print(console_table(result))
+        console.print(f"\nPerplexity per token, L_train = {config.seq_len}", highlight=False)
+        for table in console_tables(result):
+            console.print(table)
         console.print(f"Report: {written[0]}", highlight=False)
 
 

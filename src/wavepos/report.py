@@ -2,10 +2,11 @@
 
 import html
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from wavepos import Wavelet, plots
@@ -92,20 +93,18 @@ def markdown_table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def console_table(result: dict[str, Any]) -> Table:
-    """The table for a terminal."""
-    table = Table(title=f"Perplexity per token, L_train = {result['config']['seq_len']}", title_justify="left")
-    table.add_column("tokens read at once")
-    for length in result["lengths"]:
-        table.add_column(str(length), justify="right")
+def console_tables(result: dict[str, Any]) -> Iterator[Table]:
+    """The table for a terminal, one part a protocol."""
     for kind, title in BLOCKS.items():
-        table.add_section()
-        table.add_row(f"[italic]{title}", *[""] * len(result["lengths"]))
+        table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+        table.add_column("read at once", no_wrap=True)
+        for length in result["lengths"]:
+            table.add_column(str(length), justify="right", no_wrap=True)
         best = _best(result, kind)
         for name, cells in _rows(result, kind).items():
             marked = [f"[bold]{text}" if value == low else text for (value, text), low in zip(cells, best, strict=True)]
             table.add_row(name, *marked)
-    return table
+        yield table
 
 
 def _rows(result: dict[str, Any], kind: str) -> dict[str, list[tuple[float, str]]]:
@@ -116,7 +115,7 @@ def _rows(result: dict[str, Any], kind: str) -> dict[str, list[tuple[float, str]
         for length in result["lengths"]:
             values = _values(result["outcomes"], name, kind, length)
             mean = statistics.fmean(values)
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            spread = f"±{statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append((mean, f"{mean:.1f}{spread}" if mean < 1e5 else f"{mean:.1e}"))
         rows[name] = cells
     return rows
