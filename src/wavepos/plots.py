@@ -17,7 +17,6 @@ STYLE = {
     "axes.grid": True,
     "grid.color": "#e5e5e5",
     "font.size": 11.0,
-    "legend.frameon": False,
     "svg.hashsalt": "wavepos",
     "svg.fonttype": "path",
 }
@@ -46,19 +45,20 @@ def perplexity_against_length(outcomes: Sequence[dict[str, Any]], train_len: int
             axes.fill_between(seq_lens, values.min(axis=0), values.max(axis=0), color=_colour(index), alpha=0.15)
     axes.axvline(train_len, color="#999999", linestyle="dotted", linewidth=1.0)
     axes.annotate(
-        "length in training",
-        (train_len, 1.0),
+        "trained length",
+        (train_len, 0.02),
         xycoords=("data", "axes fraction"),
+        xytext=(3, 0),
+        textcoords="offset points",
         fontsize=9,
         color="#666666",
-        ha="center",
     )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     seq_lens = sorted({p["seq_len"] for outcome in outcomes for p in outcome["perplexities"]})
     axes.set_xticks(seq_lens, [str(length) for length in seq_lens])
     _plain_log_ticks(axes)
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, frameon=False)
     return figure
 
 
@@ -74,7 +74,7 @@ def loss_by_position(outcomes: Sequence[dict[str, Any]], train_len: int) -> Figu
     axes.axvline(train_len, color="#999999", linestyle="dotted", linewidth=1.0)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, frameon=False)
     return figure
 
 
@@ -89,7 +89,7 @@ def learning_curves(outcomes: Sequence[dict[str, Any]]) -> Figure:
             axes.plot(tokens, losses, **{**line, "linewidth": 1.2})
     shown = [loss for outcome in outcomes for step, loss in outcome["losses"] if 10 * step > outcome["losses"][-1][0]]
     axes.set_ylim(top=max(shown) * 1.05)
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, frameon=False)
     return figure
 
 
@@ -107,13 +107,13 @@ def wavelets(position: Wavelet) -> Figure:
             axes.plot(np.arange(length) + 1, table[:, column], color=colours[index], linewidth=0.7, label=label)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value - 1:g}"))
-    axes.legend(fontsize=9, ncols=2)
+    axes.legend(fontsize=9, ncols=2, frameon=False)
     return figure
 
 
 def _figure(title: str, x: str, y: str) -> tuple[Figure, Any]:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.0, 4.4), layout="constrained")
+        figure = Figure(figsize=(5.8, 4.2), layout="constrained")
         axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel(x)
