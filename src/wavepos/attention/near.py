@@ -166,12 +166,21 @@ def _chunk(call: NearCall) -> int:
 
 
 class _Buffers:
-    """Two reused buffers of scores, as large as the largest tile needs."""
+    """Two reused buffers of scores, as large as the largest tile needs, and the triangles that hide scores."""
 
     def __init__(self, call: NearCall) -> None:
         size = max(tile.num_heads * tile.window.num_queries * tile.window.row_length for tile in _tiles(call))
         self.skewable = torch.empty(size, dtype=call.dtype, device=call.q_BHTD.device)
         self._plain = torch.empty_like(self.skewable)
+        self._triangles: dict[tuple[int, int, bool], Tensor] = {}
+
+    def triangle(self, size: int, diagonal: int, *, upper: bool) -> Tensor:
+        """bool [size, size], true from that diagonal on, upwards or downwards."""
+        key = size, diagonal, upper
+        if key not in self._triangles:
+            square = torch.ones(size, size, dtype=torch.bool, device=self.skewable.device)
+            self._triangles[key] = square.triu(diagonal) if upper else square.tril(diagonal)
+        return self._triangles[key]
 
     def plain(self, num_heads: int, num_queries: int, num_keys: int) -> Tensor:
         return self._plain[: num_heads * num_queries * num_keys].view(num_heads, num_queries, num_keys)
@@ -223,14 +232,14 @@ def near_backward(call: NearCall, grad_BHTD: Tensor, out_BHTD: Tensor, share_BHT
         grad = tile.stacked(grad_BHTD) * share
         keys, values = (tile.of_keys(x).to(call.dtype) for x in (call.k_BGSD, call.v_BGSD))
         weights = tile.by_stack(weights)
-        tile.of_keys(grads.dv_BGSD).baddbmm_(weights.mT, grad)
+        tile.of_keys(grads.dv_BGSD).add_(torch.bmm(weights.mT, grad))
         dscores = tile.by_stack(tile.window.scores(buffers.skewable, tile.num_heads))
         torch.bmm(grad, values.mT, out=dscores)
         if tile.has_far_rows:
             dscores.sub_((grad * tile.stacked(out_BHTD)).sum(-1, keepdim=True)).mul_(weights)
         else:
             dscores.copy_(torch._softmax_backward_data(dscores, weights, -1, call.dtype))
-        tile.of_keys(grads.dk_BGSD).baddbmm_(dscores.mT, tile.stacked(call.q_BHTD), alpha=call.softmax_scale)
+        tile.of_keys(grads.dk_BGSD).add_(torch.bmm(dscores.mT, tile.stacked(call.q_BHTD)), alpha=call.softmax_scale)
         dq = torch.bmm(dscores, keys)
         tile.of_queries(grads.dq_BHTD).add_(tile.unstacked(dq), alpha=call.softmax_scale)
         _table_backward(tile, buffers, grads)
@@ -255,7 +264,7 @@ def _table_backward(tile: _Tile, buffers: _Buffers, grads: NearGrads) -> None:
 
 def _softmax(tile: _Tile, buffers: _Buffers) -> tuple[Tensor, Tensor]:
     """The near part's own softmax [heads, C, K] and the largest score [heads, C] of each query."""
-    scores = _scores(tile, buffers.skewable)
+    scores = _scores(tile, buffers)
     largest = scores.amax(-1)
     weights = buffers.plain(*scores.shape)
     source = scores if scores.is_contiguous() else weights.copy_(scores)
@@ -263,32 +272,31 @@ def _softmax(tile: _Tile, buffers: _Buffers) -> tuple[Tensor, Tensor]:
     return weights, largest
 
 
-def _scores(tile: _Tile, buffer: Tensor) -> Tensor:
+def _scores(tile: _Tile, buffers: _Buffers) -> Tensor:
     """s = softmax_scale · q·k + relative_scale · r·p(δ) + b[δ], [heads, C, K], and the lowest number where hidden."""
     call, window = tile.call, tile.window
-    scores = window.scores(buffer, tile.num_heads)
+    scores = window.scores(buffers.skewable, tile.num_heads)
     stacked, keys = tile.by_stack(scores), tile.of_keys(call.k_BGSD).to(call.dtype)
     torch.baddbmm(stacked, tile.stacked(call.q_BHTD), keys.mT, beta=0, alpha=call.softmax_scale, out=stacked)
     if window.table_length:
-        skewed = window.skewed(buffer, tile.num_heads)
+        skewed = window.skewed(buffers.skewable, tile.num_heads)
         if call.r_BHTE is not None and call.table_XRE is not None:
             of_r = tile.by_head(tile.stacked(call.r_BHTE))
             skewed.baddbmm_(of_r, tile.of_heads(call.table_XRE).mT, alpha=call.relative_scale)
         if call.bias_HR is not None:
             skewed.add_(tile.of_heads(call.bias_HR)[:, None])
-    _hide(tile, scores)
+    _hide(tile, scores, buffers)
     return scores
 
 
-def _hide(tile: _Tile, scores: Tensor) -> None:
+def _hide(tile: _Tile, scores: Tensor, buffers: _Buffers) -> None:
     """Put the lowest number where a query may not see a key."""
     call, window = tile.call, tile.window
     lowest, size = _hidden(call.dtype), window.num_queries
-    square = torch.ones(size, size, dtype=torch.bool, device=scores.device)
     if window.future:
-        scores[..., window.num_keys - size :].masked_fill_(square.triu(1), lowest)
+        scores[..., window.num_keys - size :].masked_fill_(buffers.triangle(size, 1, upper=True), lowest)
     if window.beyond is not None:
-        scores[..., :size].masked_fill_(square.tril(window.beyond), lowest)
+        scores[..., :size].masked_fill_(buffers.triangle(size, window.beyond, upper=False), lowest)
     allowed = call.mask.allowed_by_key(window.rows, window.keys)
     if allowed is not None:
         scores.view(-1, tile.num_heads // (tile.batch.stop - tile.batch.start), *scores.shape[1:]).masked_fill_(
