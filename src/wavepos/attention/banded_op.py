@@ -9,7 +9,8 @@ from torch import Tensor
 from wavepos.attention.band import Band
 from wavepos.attention.far import FarCall, far_backward, far_forward
 from wavepos.attention.mask import Mask
-from wavepos.attention.near import NearCall, NearGrads, near_backward, near_forward
+from wavepos.attention.near import NearGrads, near_backward, near_forward
+from wavepos.attention.tile import NearCall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
