@@ -28,10 +28,10 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 LENGTH_FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0)
 DEFAULT_MINUTES = 10.0
-STEPS_IN_DEFAULT_MINUTES = 300
+STEPS_IN_DEFAULT_MINUTES = 320
 FEWEST_STEPS = 20
 SHARE_FOR_TRAINING = 0.75
-SCORED_TOKENS = 32_768
+SCORED_TOKENS = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class DemoConfig:
     minutes: float = DEFAULT_MINUTES
     tokenizer: str = "bpe:2048"
     seq_len: int = 128
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:

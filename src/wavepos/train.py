@@ -117,8 +117,8 @@ def recipe(size: Size, *, corpus: str, position: str | dict[str, Any]) -> TrainC
                 corpus=corpus,
                 tokenizer="bpe:4096",
                 seq_len=256,
-                steps=500,
-                batch_tokens=8192,
+                steps=1000,
+                batch_tokens=4096,
                 learning_rate=2e-3,
                 warmup_steps=50,
             )

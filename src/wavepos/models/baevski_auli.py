@@ -81,7 +81,7 @@ def baevski_auli_config(size: Size, vocab_size: int, position: str | Mapping[str
     sizes: dict[str, Any]
     match size:
         case "tiny":
-            sizes = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+            sizes = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 768}
         case "small":
             sizes = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048}
         case "paper":
