@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -108,25 +109,14 @@ def recipe(size: Size, *, corpus: str, position: str | dict[str, Any]) -> TrainC
 
     The paper's 9,216 tokens are those of one device pass; its 205 epochs give about 73,700 tokens an update.
     """
-    parsed = position_dict(parse_position(position))
+    run = partial(TrainConfig, size=size, corpus=corpus, position=position_dict(parse_position(position)))
     match size:
         case "tiny":
-            return TrainConfig(
-                size=size,
-                position=parsed,
-                corpus=corpus,
-                tokenizer="bpe:4096",
-                seq_len=256,
-                steps=1000,
-                batch_tokens=4096,
-                learning_rate=2e-3,
-                warmup_steps=50,
+            return run(
+                tokenizer="bpe:4096", seq_len=256, steps=1000, batch_tokens=4096, learning_rate=2e-3, warmup_steps=50
             )
         case "small":
-            return TrainConfig(
-                size=size,
-                position=parsed,
-                corpus=corpus,
+            return run(
                 tokenizer="bpe:8192",
                 seq_len=512,
                 steps=5000,
@@ -138,10 +128,7 @@ def recipe(size: Size, *, corpus: str, position: str | dict[str, Any]) -> TrainC
                 save_every=500,
             )
         case "paper":
-            return TrainConfig(
-                size=size,
-                position=parsed,
-                corpus=corpus,
+            return run(
                 tokenizer="words",
                 seq_len=512,
                 steps=286_000,
