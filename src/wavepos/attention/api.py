@@ -9,7 +9,7 @@ from torch import Tensor
 from wavepos.attention.mask import Mask
 from wavepos.positions.terms import Position
 
-Backend = Literal["auto", "reference"]
+Backend = Literal["auto", "reference", "triton"]
 
 
 def attention(  # noqa: PLR0913 - the public call: one argument a property of attention
@@ -38,7 +38,8 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         position: `Wavelet`, `Rotary`, `ALiBi`, `T5Bias`, `ShawRelative`, `TransformerXLRelative` or `NoPE`.
         causal: a query sees keys at its own position and before. False is served for `NoPE` and `Rotary` only: tables
             over displacements start at 0.
-        backend: "auto" or "reference" (dense, T·S memory, float32). "auto" takes the reference.
+        backend: "auto", "reference" (dense, T·S memory, float32) or "triton" (one fused CUDA kernel). "auto" takes the
+            reference.
         softmax_scale: factor on q·k + r·p; None: 1/√D.
         dropout: probability with which an attention weight is dropped; apply it in training only.
         key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks).
@@ -70,6 +71,10 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     terms = position.terms(q, k, q_offset=query_offset)
     scale = 1.0 / math.sqrt(q.shape[-1]) if softmax_scale is None else softmax_scale
 
+    if backend == "triton":
+        from wavepos.attention.triton import triton_attention
+
+        return triton_attention(terms, v, mask, scale, dropout)
     from wavepos.attention.reference import reference_attention
 
     return reference_attention(terms, v, mask, scale, dropout)
