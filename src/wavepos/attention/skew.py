@@ -1,9 +1,9 @@
 """The band r_m·p(δ), δ = 0 … R − 1, laid out so that a tile of keys is a tile of aligned columns.
 
 Query row i holds displacement δ in column first + i mod 16 − δ. Its key n = query_offset + i − δ then stands in column
-n − 16·⌊i/16⌋ + key_column: consecutive keys are consecutive columns, and every 16th key begins at a multiple of 16. Rows
-that share i mod 16 share their columns, so the band is 16 plain matrix products with 16 shifted copies of the table, all
-of them aligned as well; its gradients with respect to r and the table are the transposed products.
+n − 16·⌊i/16⌋ + key_column: consecutive keys are consecutive columns, and every 16th key begins at a multiple of 16.
+Rows that share i mod 16 share their columns, so the band is 16 plain matrix products with 16 shifted copies of the
+table, all of them aligned as well; its gradients with respect to r and the table are the transposed products.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class SkewLayout:
 
 
 def make_band(r_BHTE: Tensor, table_RE: Tensor, layout: SkewLayout) -> Tensor:
-    """r_m·p(δ) for every row and displacement; zero in unused columns and rows. [B·H·rows/16, 16, pitch] in r's dtype."""
+    """r_m·p(δ), [B·H·rows/16, 16, pitch] in r's dtype; zero in unused columns and rows."""
     r = _by_residue(r_BHTE, layout)
     band = r.new_empty(r.shape[1], SKEW, layout.pitch)
     torch.bmm(r, _shifted_copies(table_RE.to(r.dtype), layout).mT, out=band.transpose(0, 1))
@@ -67,7 +67,8 @@ def band_grad_table(dband: Tensor, r_BHTE: Tensor, layout: SkewLayout) -> Tensor
 
 def band_grad_bias(dband_BHTW: Tensor, layout: SkewLayout) -> Tensor:
     """The gradient of a bias that all rows of a head share, [H,R], float32: a sum over batch and queries."""
-    rows = dband_BHTW.unflatten(2, (-1, SKEW)).sum((0, 2), dtype=torch.float32)
+    batch, num_heads = dband_BHTW.shape[:2]
+    rows = dband_BHTW.view(batch, num_heads, -1, SKEW, layout.pitch).sum((0, 2), dtype=torch.float32)
     return _displacements(rows.permute(1, 2, 0).contiguous(), layout).sum(0).flip(0).mT.contiguous()
 
 

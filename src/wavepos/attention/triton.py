@@ -1,9 +1,9 @@
 """The fused kernel: flash attention with a relative term, forward and backward, in Triton (`triton_kernels.py`).
 
-The term r_m·p(δ) of the table's R displacements is computed before the kernel by matrix products (`skew.py`) and read by
-it in aligned tiles; a bias b[h,δ] is read from its [H,R] table. Keys further back than R need neither: their tiles are
-plain flash attention. The backward pass makes the band again and writes the gradient of each of its entries over it, once
-and without atomics, so it is deterministic; matrix products turn it into the gradients of r and the table.
+The term r_m·p(δ) of the table's R displacements is computed before the kernel by matrix products (`skew.py`) and read
+by it in aligned tiles; a bias b[h,δ] is read from its [H,R] table. Keys further back than R need neither: their tiles
+are plain flash attention. The backward pass makes the band again and writes the gradient of each of its entries over
+it, once and without atomics, so it is deterministic; matrix products turn it into the gradients of r and the table.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from wavepos.attention import skew
 from wavepos.attention.mask import Mask
 from wavepos.attention.skew import SkewLayout
 from wavepos.positions.terms import ScoreTerms
+
+LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ HALF_BLOCKS = {  # float16 and bfloat16, by kernel and head_dim
     ("dkdv", 64): Blocks(64, 128, 8, 2),
     ("dkdv", 128): Blocks(64, 128, 8, 2),
 }
-FLOAT32_BLOCKS = Blocks(32, 32, 4, 1)  # also under Triton's interpreter
+FLOAT32_BLOCKS = {64: Blocks(32, 32, 4, 1), 128: Blocks(32, 32, 8, 1)}  # also under Triton's interpreter
 
 
 def triton_attention(
@@ -56,14 +58,15 @@ def triton_attention(
 ) -> Tensor:
     """softmax(softmax_scale · (q·k + r·p(δ)) + b) v by the fused kernel, [B,H,T,D] in q's dtype.
 
-    Memory beside inputs and outputs: with a table B·H·T·(R + 16 … 46) entries of q's dtype, while a pass runs; with a bias
-    that needs a gradient the same in the backward pass.
+    Memory beside inputs and outputs: with a table B·H·T·(R + 16 … 46) entries of q's dtype while a pass runs; with a
+    bias that needs a gradient the same in the backward pass.
 
     Raises:
         ValueError: the kernel does not serve the call; the message says why.
         ImportError: triton is not installed.
     """
     _check(terms, mask, softmax_scale, dropout)
+    out: Tensor
     out, _ = _forward(
         _rows_adjacent(terms.q_BHTD),
         _rows_adjacent(terms.k_BGSD),
@@ -151,15 +154,13 @@ def _forward(  # noqa: PLR0913 - an operator takes tensors and numbers only
     layout = _layout(q, table, bias, query_offset)
     term = _term(r, table, bias, layout)
     blocks = _blocks("forward", q)
-    with _on(q.device):
-        _kernels().forward_kernel[_grid(q, blocks.queries)](
-            *(q, k, v, out, lse, _or(term, q), _or(documents, q)),
-            *_strides(q, k, v, out),
-            *_lengths(q, k, layout),
-            softmax_scale * math.log2(math.e),
-            **_switches(table, bias, documents, clamp),
-            **blocks.options(q.shape[3]),
-        )
+    _launch(
+        _kernels().forward_kernel,
+        (q, blocks.queries),
+        (q, k, v, out, lse, _or(term, q), _or(documents, q)),
+        (*_strides(q, k, v, out), *_lengths(q, k, layout), softmax_scale * LOG2_E),
+        {**_switches(table, bias, documents, clamp), **blocks.options(q.shape[3])},
+    )
     return out, lse
 
 
@@ -194,47 +195,42 @@ def _backward(  # noqa: PLR0913 - an operator takes tensors and numbers only
     delta, dtail = torch.empty_like(lse), lse.new_zeros(q.shape[0], q.shape[1], layout.rows if clamp else 0)
     first, last = (q, q) if documents is None else documents.unbind()
     inputs = (q, k, v, grad, lse, delta)
-    scales = (softmax_scale, softmax_scale * math.log2(math.e))
+    numbers = (*_lengths(q, k, layout), softmax_scale, softmax_scale * LOG2_E)
     switches = _switches(table, bias, documents, clamp)
-    kernels, lengths = _kernels(), _lengths(q, k, layout)
-    with _on(q.device):
-        blocks = _blocks("dq", q)
-        kernels.delta_kernel[_grid(q, blocks.queries)](
-            *(out, grad, delta),
-            *_strides(out, grad),
-            *(q.shape[1], q.shape[2], q.shape[3], blocks.queries),
-        )
-        blocks = _blocks("dkdv", q)  # before dq's kernel, which overwrites the band
-        kernels.dkdv_kernel[_grid(k, blocks.keys)](
-            *(*inputs, dk, dv, _or(term, q), first, last),
-            *_strides(q, k, v, grad, dk),
-            *(*lengths, *scales),
-            **switches,
-            **blocks.options(q.shape[3]),
-        )
-        blocks = _blocks("dq", q)
-        kernels.dq_kernel[_grid(q, blocks.queries)](
-            *(*inputs, dq, _or(term, q), _or(dband, q), dtail, first),
-            *_strides(q, k, v, grad, dq),
-            *(*lengths, *scales),
-            **switches,
-            DBAND=dband is not None,
-            **blocks.options(q.shape[3]),
-        )
+    kernels, for_dq, for_dkdv = _kernels(), _blocks("dq", q), _blocks("dkdv", q)
+    options = {"HEAD_DIM": q.shape[3], "BLOCK_M": for_dq.queries}
+    _launch(
+        kernels.delta_kernel, (q, for_dq.queries), (out, grad, delta), (*_strides(out, grad), *q.shape[1:3]), options
+    )
+    _launch(  # before dq's kernel, which overwrites the band
+        kernels.dkdv_kernel,
+        (k, for_dkdv.keys),
+        (*inputs, dk, dv, _or(term, q), first, last),
+        (*_strides(q, k, v, grad, dk), *numbers),
+        {**switches, **for_dkdv.options(q.shape[3])},
+    )
+    _launch(
+        kernels.dq_kernel,
+        (q, for_dq.queries),
+        (*inputs, dq, _or(term, q), _or(dband, q), dtail, first),
+        (*_strides(q, k, v, grad, dq), *numbers),
+        {**switches, "DBAND": dband is not None, **for_dq.options(q.shape[3])},
+    )
     return dq, dk, dv, *_term_gradients(dband, dtail, r, table, layout, needs_dterm)
 
 
 @_backward.register_fake
-def _backward_fake(  # noqa: PLR0913 - the operator's arguments
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, r: Tensor | None, table: Tensor | None, bias: Tensor | None, *rest: Any
+def _backward_fake(
+    _: Tensor, q: Tensor, k: Tensor, v: Tensor, r: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    table, bias, needs_dterm = rest[0], rest[1], rest[-1]
     term = table if bias is None else bias
-    dterm_shape = (0,) if term is None or not rest[-1] else term.shape
+    dterm_shape = (0,) if term is None or not needs_dterm else term.shape
     return (
         torch.empty_like(q),
         k.new_empty(k.shape),
         v.new_empty(v.shape),
-        q.new_empty((0,) if r is None else r.shape),
+        q.new_empty(0, dtype=torch.float32) if r is None else q.new_empty(r.shape),
         q.new_empty(dterm_shape, dtype=torch.float32),
     )
 
@@ -289,16 +285,22 @@ def _term(r: Tensor | None, table: Tensor | None, bias: Tensor | None, layout: S
 
 def _blocks(kernel: str, q: Tensor) -> Blocks:
     if q.dtype == torch.float32 or not q.is_cuda:
-        return FLOAT32_BLOCKS
+        return FLOAT32_BLOCKS[q.shape[3]]
     return HALF_BLOCKS[kernel, q.shape[3]]
 
 
-def _grid(x: Tensor, block: int) -> tuple[int]:
-    return (x.shape[0] * x.shape[1] * -(-x.shape[2] // block),)
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+def _launch(
+    kernel: Any,
+    rows: tuple[Tensor, int],
+    tensors: tuple[Tensor, ...],
+    numbers: tuple[float, ...],
+    options: dict[str, Any],
+) -> None:
+    """Run one program for every so many rows of a tensor [B,·,length,D]."""
+    x, block = rows
+    programs = x.shape[0] * x.shape[1] * -(-x.shape[2] // block)
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        kernel[(programs,)](*tensors, *numbers, **options)
 
 
 def _or(x: Tensor | None, unused: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ The key loop of a block of queries runs in four parts that never test what canno
 
     0 … FAR … EDGE of the table … BAND … DIAGONAL … last key that the block's queries see
 
-Names: i rows of queries (position query_offset + i), n keys, `row` where the term of a row lies, `shape` the tuple
-(query_offset, num_queries, num_keys, reach), `band` the tuple (rows, pitch, key_column) of `skew.SkewLayout`. Scores are
-raw: softmax_scale is not applied yet. Exponentials have base 2.
+Names: i rows of queries (at position query_offset + i), n keys, `row` where the term of a row lies, `shape` the tuple
+(query_offset, num_queries, num_keys, reach), `band` the tuple (rows, pitch, key_column) of `skew.SkewLayout`. Scores
+are raw: softmax_scale is not applied yet. Exponentials have base 2.
 """
-# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, disallow-untyped-decorators=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-decorators=False
 # (Triton compiles the kernels: their arguments are no Python values)
-# ruff: noqa: PLR0913 - a kernel takes every pointer, stride and length by itself
+# ruff: noqa: PLR0913 - a kernel takes every pointer and length by itself
 
 import triton
 import triton.language as tl
@@ -34,15 +35,17 @@ DIAGONAL = tl.constexpr(3)
 
 
 @triton.jit
-def _term_row(i, batch_head, head, shape, band, TERM: tl.constexpr):
-    """Where row i's term starts: key n's entry stands n further (TABLE) or n before (BIAS)."""
+def _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM: tl.constexpr):
+    """Where the term of the rows i = first_row … lies: key n of a row stands n after `row` (TABLE) or n before."""
     query_offset, _, _, reach = shape
     rows, pitch, key_column = band
     if TERM == BIAS:
-        row = (head * reach + query_offset + i).to(tl.int64)
+        term_ptr += head.to(tl.int64) * reach
+        row = query_offset + i
     else:
-        row = (batch_head.to(tl.int64) * rows + i) * pitch - i // SKEW * SKEW + key_column
-    return row
+        term_ptr += (batch_head.to(tl.int64) * rows + first_row) * pitch
+        row = (i - first_row) * pitch - i // SKEW * SKEW + key_column
+    return term_ptr, row
 
 
 @triton.jit
@@ -50,38 +53,49 @@ def _load_term(term_ptr, row, n, mask, TERM: tl.constexpr):
     place = row + n
     if TERM == BIAS:
         place = row - n
-    return tl.load(term_ptr + place, mask=mask, other=0.0).to(tl.float32)
+    return tl.load(term_ptr + place, mask=mask, other=0.0)
 
 
 @triton.jit
-def _tail(term_ptr, row, i, shape, TERM: tl.constexpr, CLAMP: tl.constexpr):
+def _load_tail(term_ptr, row, i, shape, TERM: tl.constexpr, CLAMP: tl.constexpr):
     """The term that holds beyond the table, one value a row."""
     query_offset, num_queries, _, reach = shape
     tail = tl.zeros(i.shape, tl.float32)
     if CLAMP:
-        tail = _load_term(term_ptr, row, query_offset + i - (reach - 1), i < num_queries, TERM)
+        tail = _load_term(term_ptr, row, query_offset + i - (reach - 1), i < num_queries, TERM).to(tl.float32)
     return tail
 
 
 @triton.jit
-def _raw_scores(
-    scores, i, n, tail, row, document_q, document_k, term_ptr, shape,
-    PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
-):  # fmt: skip
-    """q·k plus the term, UNSEEN where the mask forbids.
+def _load_tile_term(term_ptr, row, i, n, shape, PART: tl.constexpr, TERM: tl.constexpr):
+    """The term of a tile; anything where PART says that there is none, zero outside the table.
 
-    What belongs to queries (i, tail, row, document_q) comes broadcast along one axis of the tile, what belongs to keys
-    (n, document_k) along the other; which is which does not matter.
+    Here and in `_raw_scores` what belongs to queries (i, row, tail, document_q) comes broadcast along one axis of the
+    tile and what belongs to keys (n, document_k) along the other; which is which does not matter.
     """
-    query_offset, num_queries, num_keys, reach = shape
-    displacement = query_offset + i - n
+    query_offset, num_queries, _, reach = shape
+    term = 0.0
     if TERM != NOTHING and PART != FAR:
+        displacement = query_offset + i - n
         inside = i < num_queries
         if PART == EDGE:
             inside = inside & (displacement < reach)
         if PART == DIAGONAL:
             inside = inside & (displacement < reach) & (displacement >= 0)
         term = _load_term(term_ptr, row, n, inside, TERM)
+    return term
+
+
+@triton.jit
+def _raw_scores(
+    scores, term, tail, i, n, document_q, document_k, shape,
+    PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+):  # fmt: skip
+    """q·k plus the term, UNSEEN where the mask forbids."""
+    query_offset, _, num_keys, reach = shape
+    displacement = query_offset + i - n
+    if TERM != NOTHING and PART != FAR:
+        term = term.to(tl.float32)
         if CLAMP and PART != BAND:
             term = tl.where(displacement >= reach, tail, term)
         scores += term
@@ -95,20 +109,19 @@ def _raw_scores(
 
 
 @triton.jit
-def _load_rows(ptr, rows, stride, num_rows, WIDTH: tl.constexpr, CHECK: tl.constexpr):
-    """Rows of a [length, WIDTH] matrix; with CHECK, zeros past its end."""
-    places = ptr + rows.to(tl.int64)[:, None] * stride + tl.arange(0, WIDTH)[None, :]
-    if CHECK:
-        values = tl.load(places, mask=(rows < num_rows)[:, None], other=0.0)
-    else:
-        values = tl.load(places)
-    return values
+def _load_rows(ptr, first, stride, num_rows, LENGTH: tl.constexpr, WIDTH: tl.constexpr, CHECK: tl.constexpr):
+    """LENGTH rows from `first` on of a matrix of that width; with CHECK, zeros past its end."""
+    local = tl.arange(0, LENGTH)[:, None]
+    places = ptr + tl.cast(first, tl.int64) * stride + (local * stride + tl.arange(0, WIDTH)[None, :])
+    mask = local < num_rows - first if CHECK else None
+    return tl.load(places, mask=mask, other=0.0 if CHECK else None)
 
 
 @triton.jit
-def _store_rows(ptr, rows, stride, num_rows, values, WIDTH: tl.constexpr):
-    places = ptr + rows.to(tl.int64)[:, None] * stride + tl.arange(0, WIDTH)[None, :]
-    tl.store(places, values.to(ptr.dtype.element_ty), mask=(rows < num_rows)[:, None])
+def _store_rows(ptr, first, stride, num_rows, values, LENGTH: tl.constexpr, WIDTH: tl.constexpr):
+    local = tl.arange(0, LENGTH)[:, None]
+    places = ptr + tl.cast(first, tl.int64) * stride + (local * stride + tl.arange(0, WIDTH)[None, :])
+    tl.store(places, values.to(ptr.dtype.element_ty), mask=local < num_rows - first)
 
 
 @triton.jit
@@ -146,20 +159,22 @@ def _forward_tiles(
 ):  # fmt: skip
     num_keys = shape[2]
     for first_key in range(start, end, BLOCK_N):
-        n = tl.multiple_of(first_key, BLOCK_N) + tl.arange(0, BLOCK_N)
-        k = _load_rows(k_ptr, n, stride_kn, num_keys, HEAD_DIM, PART == DIAGONAL)
+        first_key = tl.multiple_of(first_key, BLOCK_N)
+        n = first_key + tl.arange(0, BLOCK_N)
+        k = _load_rows(k_ptr, first_key, stride_kn, num_keys, BLOCK_N, HEAD_DIM, PART == DIAGONAL)
+        term = _load_tile_term(term_ptr, row[:, None], i[:, None], n[None, :], shape, PART, TERM)
         document_k = n
         if DOCUMENTS:
             document_k = tl.load(document_ptr + n, mask=n < num_keys, other=-1)
         scores = _raw_scores(
-            tl.dot(q, tl.trans(k), input_precision="ieee"), i[:, None], n[None, :], tail[:, None], row[:, None],
-            document_q[:, None], document_k[None, :], term_ptr, shape, PART, TERM, CLAMP, DOCUMENTS,
+            tl.dot(q, tl.trans(k), input_precision="ieee"), term, tail[:, None], i[:, None], n[None, :],
+            document_q[:, None], document_k[None, :], shape, PART, TERM, CLAMP, DOCUMENTS,
         )  # fmt: skip
         new_peak = tl.maximum(peak, tl.max(scores, 1) * exponent_scale)
         weights = tl.exp2(scores * exponent_scale - new_peak[:, None])
         shrink = tl.exp2(peak - new_peak)
         total = total * shrink + tl.sum(weights, 1)
-        v = _load_rows(v_ptr, n, stride_vn, num_keys, HEAD_DIM, PART == DIAGONAL)
+        v = _load_rows(v_ptr, first_key, stride_vn, num_keys, BLOCK_N, HEAD_DIM, PART == DIAGONAL)
         acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         peak = new_peak
     return acc, total, peak
@@ -185,25 +200,25 @@ def forward_kernel(
     v_ptr += batch * stride_vb + kv_head * stride_vh
     document_ptr += batch * num_keys
     i = first_row + tl.arange(0, BLOCK_M)
-    q = _load_rows(
-        q_ptr + batch * stride_qb + head.to(tl.int64) * stride_qh, i, stride_qm, num_queries, HEAD_DIM, True
-    )
-    row = _term_row(i, batch_head, head, shape, (band_rows, band_pitch, key_column), TERM)
-    tail = _tail(term_ptr, row, i, shape, TERM, CLAMP)
+    q_ptr += batch * stride_qb + head.to(tl.int64) * stride_qh
+    q = _load_rows(q_ptr, first_row, stride_qm, num_queries, BLOCK_M, HEAD_DIM, True)
+    band = (band_rows, band_pitch, key_column)
+    term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM)
+    tail = _load_tail(term_ptr, row, i, shape, TERM, CLAMP)
     document_q, first_document = _query_documents(document_ptr, i, shape, DOCUMENTS)
     parts = _key_parts(first_row, first_document, shape, BLOCK_M, BLOCK_N)
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     for part in tl.static_range(4):
-        if TERM != NOTHING or part == FAR or part == DIAGONAL:
+        if TERM != NOTHING or (part != EDGE and part != BAND):
             acc, total, peak = _forward_tiles(
                 acc, total, peak, q, i, tail, row, document_q,
                 k_ptr, v_ptr, term_ptr, document_ptr, stride_kn, stride_vn,
                 parts[part], parts[part + 1], shape, exponent_scale, part, TERM, CLAMP, DOCUMENTS, HEAD_DIM, BLOCK_N,
             )  # fmt: skip
     out_ptr += batch * stride_ob + head.to(tl.int64) * stride_oh
-    _store_rows(out_ptr, i, stride_om, num_queries, acc / total[:, None], HEAD_DIM)
+    _store_rows(out_ptr, first_row, stride_om, num_queries, acc / total[:, None], BLOCK_M, HEAD_DIM)
     tl.store(lse_ptr + batch_head.to(tl.int64) * num_queries + i, peak + tl.log2(total), mask=i < num_queries)
 
 
@@ -216,9 +231,12 @@ def delta_kernel(
     num_blocks = tl.cdiv(num_queries, BLOCK_M)
     batch_head = (tl.program_id(0) // num_blocks).to(tl.int64)
     batch, head = batch_head // num_heads, batch_head % num_heads
-    i = tl.program_id(0) % num_blocks * BLOCK_M + tl.arange(0, BLOCK_M)
-    out = _load_rows(out_ptr + batch * stride_ob + head * stride_oh, i, stride_om, num_queries, HEAD_DIM, True)
-    grad = _load_rows(grad_ptr + batch * stride_gb + head * stride_gh, i, stride_gm, num_queries, HEAD_DIM, True)
+    first_row = tl.program_id(0) % num_blocks * BLOCK_M
+    i = first_row + tl.arange(0, BLOCK_M)
+    out_ptr += batch * stride_ob + head * stride_oh
+    grad_ptr += batch * stride_gb + head * stride_gh
+    out = _load_rows(out_ptr, first_row, stride_om, num_queries, BLOCK_M, HEAD_DIM, True)
+    grad = _load_rows(grad_ptr, first_row, stride_gm, num_queries, BLOCK_M, HEAD_DIM, True)
     delta = tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1)
     tl.store(delta_ptr + batch_head * num_queries + i, delta, mask=i < num_queries)
 
@@ -233,15 +251,17 @@ def _dq_tiles(
 ):  # fmt: skip
     query_offset, num_queries, num_keys, reach = shape
     for first_key in range(start, end, BLOCK_N):
-        n = tl.multiple_of(first_key, BLOCK_N) + tl.arange(0, BLOCK_N)
-        k = _load_rows(k_ptr, n, stride_kn, num_keys, HEAD_DIM, PART == DIAGONAL)
-        v = _load_rows(v_ptr, n, stride_vn, num_keys, HEAD_DIM, PART == DIAGONAL)
+        first_key = tl.multiple_of(first_key, BLOCK_N)
+        n = first_key + tl.arange(0, BLOCK_N)
+        k = _load_rows(k_ptr, first_key, stride_kn, num_keys, BLOCK_N, HEAD_DIM, PART == DIAGONAL)
+        term = _load_tile_term(term_ptr, row[:, None], i[:, None], n[None, :], shape, PART, TERM)
+        v = _load_rows(v_ptr, first_key, stride_vn, num_keys, BLOCK_N, HEAD_DIM, PART == DIAGONAL)
         document_k = n
         if DOCUMENTS:
             document_k = tl.load(document_ptr + n, mask=n < num_keys, other=-1)
         scores = _raw_scores(
-            tl.dot(q, tl.trans(k), input_precision="ieee"), i[:, None], n[None, :], tail[:, None], row[:, None],
-            document_q[:, None], document_k[None, :], term_ptr, shape, PART, TERM, CLAMP, DOCUMENTS,
+            tl.dot(q, tl.trans(k), input_precision="ieee"), term, tail[:, None], i[:, None], n[None, :],
+            document_q[:, None], document_k[None, :], shape, PART, TERM, CLAMP, DOCUMENTS,
         )  # fmt: skip
         weights = tl.exp2(scores * exponent_scale - lse[:, None])
         dscores = weights * (tl.dot(grad, tl.trans(v), input_precision="ieee") - delta[:, None])
@@ -249,13 +269,13 @@ def _dq_tiles(
         displacement = query_offset + i[:, None] - n[None, :]
         if DBAND and CLAMP and PART == FAR:
             dtail += tl.sum(dscores, 1)
-        if DBAND and CLAMP and (PART == EDGE or PART == DIAGONAL):
+        if DBAND and CLAMP and PART != FAR and PART != BAND:
             dtail += tl.sum(tl.where(displacement >= reach, dscores, 0.0), 1)
         if DBAND and PART != FAR:
             inside = (i < num_queries)[:, None]
             if PART != BAND:
                 inside = inside & (displacement >= 0) & (displacement < reach)
-            tl.debug_barrier()  # every thread has read this tile of the band before any overwrites it
+            # May overwrite what `term` was read from: one thread reads an entry, and what is written needs it.
             dterm = (dscores * softmax_scale).to(dband_ptr.dtype.element_ty)
             tl.store(dband_ptr + band_row[:, None] + n[None, :], dterm, mask=inside)
     return dq, dtail
@@ -296,20 +316,20 @@ def dq_kernel(
     grad_ptr += batch * stride_gb + head.to(tl.int64) * stride_gh
     document_ptr += batch * num_keys
     i = first_row + tl.arange(0, BLOCK_M)
-    q = _load_rows(q_ptr, i, stride_qm, num_queries, HEAD_DIM, True)
-    grad = _load_rows(grad_ptr, i, stride_gm, num_queries, HEAD_DIM, True)
+    q = _load_rows(q_ptr, first_row, stride_qm, num_queries, BLOCK_M, HEAD_DIM, True)
+    grad = _load_rows(grad_ptr, first_row, stride_gm, num_queries, BLOCK_M, HEAD_DIM, True)
     places = batch_head.to(tl.int64) * num_queries + i
     lse = tl.load(lse_ptr + places, mask=i < num_queries, other=float("inf"))
     delta = tl.load(delta_ptr + places, mask=i < num_queries, other=0.0)
-    row = _term_row(i, batch_head, head, shape, band, TERM)
-    band_row = _term_row(i, batch_head, head, shape, band, TABLE)
-    tail = _tail(term_ptr, row, i, shape, TERM, CLAMP)
+    term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM)
+    dband_ptr, band_row = _find_term(dband_ptr, first_row, i, batch_head, head, shape, band, TABLE)
+    tail = _load_tail(term_ptr, row, i, shape, TERM, CLAMP)
     document_q, first_document = _query_documents(document_ptr, i, shape, DOCUMENTS)
     parts = _key_parts(first_row, first_document, shape, BLOCK_M, BLOCK_N)
     dq = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     dtail = tl.zeros([BLOCK_M], tl.float32)
     for part in tl.static_range(4):
-        if TERM != NOTHING or part == FAR or part == DIAGONAL:
+        if TERM != NOTHING or (part != EDGE and part != BAND):
             dq, dtail = _dq_tiles(
                 dq, dtail, q, grad, lse, delta, i, tail, row, band_row, document_q,
                 k_ptr, v_ptr, term_ptr, dband_ptr, document_ptr, stride_kn, stride_vn,
@@ -317,7 +337,7 @@ def dq_kernel(
                 part, TERM, CLAMP, DOCUMENTS, DBAND, HEAD_DIM, BLOCK_N,
             )  # fmt: skip
     dq_ptr += batch * stride_db + head.to(tl.int64) * stride_dh
-    _store_rows(dq_ptr, i, stride_dm, num_queries, dq * softmax_scale, HEAD_DIM)
+    _store_rows(dq_ptr, first_row, stride_dm, num_queries, dq * softmax_scale, BLOCK_M, HEAD_DIM)
     if DBAND:  # entries of keys that the loop did not meet: before its start, past the last key
         before = tl.maximum(parts[0] - (query_offset + first_row - reach + 1), 0)
         _zero_tiles(dband_ptr, band_row, i, parts[0] - tl.cdiv(before, BLOCK_N) * BLOCK_N, parts[0], shape, BLOCK_N)
@@ -336,20 +356,22 @@ def _dkdv_tiles(
     PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    query_offset, num_queries, _, _ = shape
+    num_queries = shape[1]
     for first_row in range(start, end, BLOCK_M):
-        i = tl.multiple_of(first_row, BLOCK_M) + tl.arange(0, BLOCK_M)
-        q = _load_rows(q_ptr, i, stride_qm, num_queries, HEAD_DIM, True)
-        grad = _load_rows(grad_ptr, i, stride_gm, num_queries, HEAD_DIM, True)
+        first_row = tl.multiple_of(first_row, BLOCK_M)
+        i = first_row + tl.arange(0, BLOCK_M)
+        q = _load_rows(q_ptr, first_row, stride_qm, num_queries, BLOCK_M, HEAD_DIM, True)
+        grad = _load_rows(grad_ptr, first_row, stride_gm, num_queries, BLOCK_M, HEAD_DIM, True)
         places = batch_head.to(tl.int64) * num_queries + i
         lse = tl.load(lse_ptr + places, mask=i < num_queries, other=float("inf"))
         delta = tl.load(delta_ptr + places, mask=i < num_queries, other=0.0)
-        row = _term_row(i, batch_head, head, shape, band, TERM)
-        tail = _tail(term_ptr, row, i, shape, TERM, CLAMP and PART != BAND)
+        head_term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM)
+        term = _load_tile_term(head_term_ptr, row[None, :], i[None, :], n[:, None], shape, PART, TERM)
+        tail = _load_tail(head_term_ptr, row, i, shape, TERM, CLAMP and PART != BAND)
         document_q, _ = _query_documents(document_ptr, i, shape, DOCUMENTS)
         scores = _raw_scores(
-            tl.dot(k, tl.trans(q), input_precision="ieee"), i[None, :], n[:, None], tail[None, :], row[None, :],
-            document_q[None, :], document_k[:, None], term_ptr, shape, PART, TERM, CLAMP, DOCUMENTS,
+            tl.dot(k, tl.trans(q), input_precision="ieee"), term, tail[None, :], i[None, :], n[:, None],
+            document_q[None, :], document_k[:, None], shape, PART, TERM, CLAMP, DOCUMENTS,
         )  # fmt: skip
         weights = tl.exp2(scores * exponent_scale - lse[None, :])
         dv = tl.dot(weights.to(grad.dtype), grad, dv, input_precision="ieee")
@@ -389,8 +411,10 @@ def dkdv_kernel(
     batch, group = (batch_group // num_groups).to(tl.int64), (batch_group % num_groups).to(tl.int64)
     document_ptr += batch * num_keys
     n = first_key + tl.arange(0, BLOCK_N)
-    k = _load_rows(k_ptr + batch * stride_kb + group * stride_kh, n, stride_kn, num_keys, HEAD_DIM, True)
-    v = _load_rows(v_ptr + batch * stride_vb + group * stride_vh, n, stride_vn, num_keys, HEAD_DIM, True)
+    k_ptr += batch * stride_kb + group * stride_kh
+    v_ptr += batch * stride_vb + group * stride_vh
+    k = _load_rows(k_ptr, first_key, stride_kn, num_keys, BLOCK_N, HEAD_DIM, True)
+    v = _load_rows(v_ptr, first_key, stride_vn, num_keys, BLOCK_N, HEAD_DIM, True)
     document_k, end = n, num_queries
     if DOCUMENTS:
         document_k = tl.load(document_ptr + n, mask=n < num_keys, other=-1)
@@ -399,13 +423,13 @@ def dkdv_kernel(
     parts = _row_parts(first_key, end, shape, BLOCK_M, BLOCK_N)
     dk = tl.zeros([BLOCK_N, HEAD_DIM], tl.float32)
     dv = tl.zeros([BLOCK_N, HEAD_DIM], tl.float32)
-    for member in range(0, group_size):
+    for member in range(group_size):
         head = (batch_group % num_groups) * group_size + member
         q_head = q_ptr + batch * stride_qb + head.to(tl.int64) * stride_qh
         grad_head = grad_ptr + batch * stride_gb + head.to(tl.int64) * stride_gh
         batch_head = (batch_group // num_groups) * num_heads + head
         for inverse in tl.static_range(4):
-            if TERM != NOTHING or inverse == 0 or inverse == 3:
+            if TERM != NOTHING or (3 - inverse != EDGE and 3 - inverse != BAND):
                 dk, dv = _dkdv_tiles(
                     dk, dv, k, v, n, document_k, batch_head, head,
                     q_head, grad_head, lse_ptr, delta_ptr, term_ptr, document_ptr, stride_qm, stride_gm,
@@ -413,5 +437,5 @@ def dkdv_kernel(
                     3 - inverse, TERM, CLAMP, DOCUMENTS, HEAD_DIM, BLOCK_M,
                 )  # fmt: skip
     head_start = batch * stride_db + group * stride_dh
-    _store_rows(dk_ptr + head_start, n, stride_dn, num_keys, dk * softmax_scale, HEAD_DIM)
-    _store_rows(dv_ptr + head_start, n, stride_dn, num_keys, dv, HEAD_DIM)
+    _store_rows(dk_ptr + head_start, first_key, stride_dn, num_keys, dk * softmax_scale, BLOCK_N, HEAD_DIM)
+    _store_rows(dv_ptr + head_start, first_key, stride_dn, num_keys, dv, BLOCK_N, HEAD_DIM)
