@@ -22,6 +22,8 @@ INTERPRETED = bool(triton.knobs.runtime.interpret)  # as it stands when the kern
 SKEW = tl.constexpr(skew.SKEW)
 UNSEEN = tl.constexpr(-1e30)  # the score of a key that is not seen; finite, for −inf − −inf would be NaN
 
+LENGTHS = ("query_offset", "num_queries", "num_keys")  # no compilation of their own for 1 and multiples of 16
+
 # The term of a call
 NOTHING = tl.constexpr(0)
 TABLE = tl.constexpr(1)
@@ -180,7 +182,7 @@ def _forward_tiles(
     return acc, total, peak
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def forward_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, term_ptr, document_ptr,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn,
@@ -222,7 +224,7 @@ def forward_kernel(
     tl.store(lse_ptr + batch_head.to(tl.int64) * num_queries + i, peak + tl.log2(total), mask=i < num_queries)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def delta_kernel(
     out_ptr, grad_ptr, delta_ptr, stride_ob, stride_oh, stride_om, stride_gb, stride_gh, stride_gm,
     num_heads, num_queries, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -293,7 +295,7 @@ def _zero_tiles(dband_ptr, band_row, i, start, end, shape, BLOCK_N: tl.constexpr
         tl.store(dband_ptr + band_row[:, None] + n[None, :], zeros, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def dq_kernel(
     q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, term_ptr, dband_ptr, dtail_ptr, document_ptr,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
@@ -392,7 +394,7 @@ def _row_parts(first_key, end, shape, BLOCK_M: tl.constexpr, BLOCK_N: tl.constex
     return end, tl.minimum(far, end), tl.minimum(edge, end), tl.minimum(band, end), tl.minimum(start, end)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def dkdv_kernel(
     q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, term_ptr, document_ptr, last_ptr,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
