@@ -62,6 +62,7 @@ POSITIONS: dict[str, Callable[[], Position]] = {
     "wavelet": wavelet,
     "wavelet_biased": lambda: Wavelet(64, scales=(1, 2), query_bias="recency", num_heads=2),
     "projected": Projected,
+    "projected_point": lambda: Projected(reach=1),
     "projected_wide": lambda: Projected(reach=WIDE),
     "projected_clamped": lambda: Projected(reach=WIDE, clamp=True),
 }
