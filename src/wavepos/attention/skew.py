@@ -6,6 +6,7 @@ Rows that share i mod 16 share their columns, so the band is 16 plain matrix pro
 table, all of them aligned as well; its gradients with respect to r and the table are the transposed products.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 SKEW = 16
+GUARD = 256  # entries in front of a band: a tile on the table's edge may reach that far before its first row
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class SkewLayout:
 def make_band(r_BHTE: Tensor, table_RE: Tensor, layout: SkewLayout) -> Tensor:
     """r_m·p(δ), [B·H·rows/16, 16, pitch] in r's dtype; zero in unused columns and rows."""
     r = _by_residue(r_BHTE, layout)
-    band = r.new_empty(r.shape[1], SKEW, layout.pitch)
+    shape = (r.shape[1], SKEW, layout.pitch)
+    band = r.new_empty(GUARD + math.prod(shape))[GUARD:].view(shape)
     torch.bmm(r, _shifted_copies(table_RE.to(r.dtype), layout).mT, out=band.transpose(0, 1))
     return band
 
@@ -74,7 +77,7 @@ def band_grad_bias(dband_BHTW: Tensor, layout: SkewLayout) -> Tensor:
 
 def add_to_last(band: Tensor, values: Tensor, layout: SkewLayout) -> None:
     """Add one value a row, [B,H,rows], to the entries of displacement R − 1, in place."""
-    start = layout.first - layout.reach + 1
+    start = band.storage_offset() + layout.first - layout.reach + 1
     rows = values.reshape(-1, SKEW)
     band.as_strided(rows.shape, (SKEW * layout.pitch, layout.pitch + 1), start).add_(rows)
 

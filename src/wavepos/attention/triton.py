@@ -25,7 +25,7 @@ LOG2_E = math.log2(math.e)
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Tile sizes of a kernel, in queries and keys, and how Triton compiles it."""
+    """Tile sizes of a kernel, in queries and keys (together at most `skew.GUARD`), and how Triton compiles it."""
 
     queries: int
     keys: int

@@ -70,7 +70,7 @@ def _load_tail(term_ptr, row, i, shape, TERM: tl.constexpr, CLAMP: tl.constexpr)
 
 @triton.jit
 def _load_tile_term(term_ptr, row, i, n, shape, PART: tl.constexpr, TERM: tl.constexpr):
-    """The term of a tile; anything where PART says that there is none, zero outside the table.
+    """The term of a tile, for `_raw_scores`: anything outside the table.
 
     Here and in `_raw_scores` what belongs to queries (i, row, tail, document_q) comes broadcast along one axis of the
     tile and what belongs to keys (n, document_k) along the other; which is which does not matter.
@@ -80,7 +80,7 @@ def _load_tile_term(term_ptr, row, i, n, shape, PART: tl.constexpr, TERM: tl.con
     if TERM != NOTHING and PART != FAR:
         displacement = query_offset + i - n
         inside = i < num_queries
-        if PART == EDGE:
+        if PART == EDGE and TERM == BIAS:  # (a band is read past its edge: 16 bytes at a time, into pads and `GUARD`)
             inside = inside & (displacement < reach)
         if PART == DIAGONAL:
             inside = inside & (displacement < reach) & (displacement >= 0)
@@ -98,8 +98,8 @@ def _raw_scores(
     displacement = query_offset + i - n
     if TERM != NOTHING and PART != FAR:
         term = term.to(tl.float32)
-        if CLAMP and PART != BAND:
-            term = tl.where(displacement >= reach, tail, term)
+        if PART != BAND:
+            term = tl.where(displacement >= reach, tail if CLAMP else 0.0, term)
         scores += term
     if CLAMP and PART == FAR:
         scores += tail
