@@ -1,8 +1,17 @@
-"""Triton decides between compiling and interpreting while it is imported, so the choice is made before any test is."""
+"""Tests write no file outside pytest's temporary folders and reach no network."""
 
 import os
 
+import pytest
 import torch
 
-if not torch.cuda.is_available():
+if not torch.cuda.is_available():  # Triton decides between compiling and interpreting while it is imported
     os.environ["TRITON_INTERPRET"] = "1"
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["WAVEPOS_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -1,12 +1,13 @@
 """wavepos: wavelet positional representations for Transformers, and every rival behind the same attention call."""
 
 from wavepos.attention import attention
-from wavepos.positions import ALiBi, NoPE, Rotary, ShawRelative, T5Bias, TransformerXLRelative, Wavelet
+from wavepos.positions import ALiBi, LearnedRelative, NoPE, Rotary, ShawRelative, T5Bias, TransformerXLRelative, Wavelet
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ALiBi",
+    "LearnedRelative",
     "NoPE",
     "Rotary",
     "ShawRelative",

@@ -174,7 +174,7 @@ class Sampled(MotherWavelet):
     def support(self, scale: float, tolerance: float) -> tuple[float, float]:
         samples = _pywavelets_samples(self._family, self._level(scale))
         beyond = torch.nonzero(samples.abs() > tolerance)
-        return (0.0, float(beyond.max())) if beyond.numel() else (0.0, 0.0)
+        return (float(beyond.min()), float(beyond.max())) if beyond.numel() else (0.0, 0.0)
 
     def _level(self, scale: float) -> int:
         level = int(scale)

@@ -10,7 +10,17 @@ import yardstick
 from torch import Tensor, nn
 from yardstick import Case
 
-from wavepos import ALiBi, NoPE, Rotary, ShawRelative, T5Bias, TransformerXLRelative, Wavelet, attention
+from wavepos import (
+    ALiBi,
+    LearnedRelative,
+    NoPE,
+    Rotary,
+    ShawRelative,
+    T5Bias,
+    TransformerXLRelative,
+    Wavelet,
+    attention,
+)
 from wavepos.attention.mask import Mask
 from wavepos.positions import Position, ScoreTerms
 
@@ -61,6 +71,7 @@ POSITIONS: dict[str, Callable[[], Position]] = {
     "shaw_short": lambda: ShawRelative(64, max_distance=1),
     "wavelet": wavelet,
     "wavelet_biased": lambda: Wavelet(64, scales=(1, 2), query_bias="recency", num_heads=2),
+    "learned_relative": lambda: LearnedRelative(relative_dim=16, extent=30),
     "projected": Projected,
     "projected_point": lambda: Projected(reach=1),
     "projected_wide": lambda: Projected(reach=WIDE),
@@ -232,7 +243,7 @@ REFUSALS: dict[str, tuple[Callable[[], Position], dict[str, Any], dict[str, Any]
 def test_refusals_of_calls(message: str) -> None:
     position, fields, kwargs = REFUSALS[message]
     q, k, v, _ = case(20, **fields).inputs() if "num_keys" not in fields else case(20, 0).inputs()
-    with pytest.raises(ValueError, match=rf"backend 'triton' .*{message}"):
+    with pytest.raises(ValueError, match=rf"backend='triton' .*{message}"):
         attention(q, k, v, position=position().to(DEVICE), backend="triton", **kwargs)
 
 
@@ -248,7 +259,7 @@ def test_refusals_of_calls(message: str) -> None:
 def test_refusals_of_terms(fields: dict[str, Any], message: str) -> None:
     q, k, v, _ = case(20).inputs()
     terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=q, **fields)
-    with pytest.raises(ValueError, match=rf"backend 'triton' .*{message}"):
+    with pytest.raises(ValueError, match=rf"backend='triton' .*{message}"):
         triton_attention(terms, v, Mask(num_queries=20, num_keys=20), 0.125)
 
 

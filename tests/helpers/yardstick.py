@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wavepos import attention
 from wavepos.attention.mask import Mask
-from wavepos.positions import Position, ScoreTerms
+from wavepos.positions import LearnedRelative, Position, ScoreTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +42,22 @@ class Case:
         q, grad = draw(self.num_heads, self.num_queries), draw(self.num_heads, self.num_queries)
         return q, draw(self.num_kv_heads, self.num_keys), draw(self.num_kv_heads, self.num_keys), grad
 
+    def relative_states(self, position: Position) -> Tensor | None:
+        """What the position reads beside q and k, if it does."""
+        if not isinstance(position, LearnedRelative):
+            return None
+        shape = (self.batch, self.num_heads, self.num_queries, position.config.relative_dim)
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Error:
-    """Largest absolute errors of one tensor, and its largest true value."""
+    """Largest absolute errors of one tensor, and the size of what it is rounded from.
+
+    A gradient of q or k is a difference, of dO·v and its mean over the keys: its rounding follows their size, not its
+    own, which is zero where a query sees one key. So the size of a gradient is at least that of the one that arrives.
+    """
 
     name: str
     backend: float
@@ -55,9 +67,7 @@ class Error:
 
     @property
     def bound(self) -> float:
-        # At least the rounding of numbers of size one, as the inputs are: a gradient may cancel to much less (to zero
-        # for one query and one key), and dense attention's own error is zero there by luck.
-        return 2.0 * self.dense + 4.0 * torch.finfo(self.dtype).eps * max(self.magnitude, 1.0)
+        return 2.0 * self.dense + 4.0 * torch.finfo(self.dtype).eps * self.magnitude
 
     def __str__(self) -> str:
         return f"{self.name}: {self.backend:.2e}, dense {self.dense:.2e}, bound {self.bound:.2e}"
@@ -68,15 +78,20 @@ def measure(position: Position, case: Case, backend: str, **kwargs: Any) -> list
     q, k, v, grad = case.inputs()
     kwargs = {"query_offset": case.query_offset, **kwargs}
     position = position.to(case.device)
-    truth = _run(_reference, copy.deepcopy(position).double(), [x.double() for x in (q, k, v, grad)], kwargs)
-    dense = _run(_dense, copy.deepcopy(position), [q, k, v, grad], kwargs)
-    ours = _run(_backend(backend), copy.deepcopy(position), [q, k, v, grad], kwargs)
+    inputs = {"q": q, "k": k, "v": v}
+    states = case.relative_states(position)
+    if states is not None:
+        inputs["relative_states"] = states
+    in_double = {name: x.double() for name, x in inputs.items()}
+    truth = _run(_reference, copy.deepcopy(position).double(), in_double, grad.double(), kwargs)
+    dense = _run(_dense, copy.deepcopy(position), inputs, grad, kwargs)
+    ours = _run(_backend(backend), copy.deepcopy(position), inputs, grad, kwargs)
     return [
         Error(
             name=name,
             backend=_distance(ours[name], value),
             dense=_distance(dense[name], value),
-            magnitude=float(value.abs().max()),
+            magnitude=max(float(value.abs().max()), 0.0 if name == "out" else float(grad.abs().max())),
             dtype=case.dtype,
         )
         for name, value in truth.items()
@@ -90,28 +105,31 @@ def assert_within(position: Position, case: Case, backend: str, **kwargs: Any) -
     assert not beyond, f"{type(position).__name__} on {backend}, {case}: {'; '.join(beyond)}"
 
 
-def _run(call: Any, position: Position, tensors: list[Tensor], kwargs: dict[str, Any]) -> dict[str, Tensor]:
-    q, k, v = (x.clone().requires_grad_() for x in tensors[:3])
-    out = call(position, q, k, v, kwargs)
-    out.backward(tensors[3])
-    grads = {f"d{name}": x.grad for name, x in (("q", q), ("k", k), ("v", v))}
+def _run(
+    call: Any, position: Position, inputs: dict[str, Tensor], grad: Tensor, kwargs: dict[str, Any]
+) -> dict[str, Tensor]:
+    leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+    out = call(position, leaves, kwargs)
+    out.backward(grad)
+    grads = {f"d{name}": x.grad for name, x in leaves.items()}
     learned = {f"d{name}": x.grad for name, x in position.named_parameters()}
     return {"out": out.detach(), **grads, **learned}
 
 
-def _reference(position: Position, q: Tensor, k: Tensor, v: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    return attention(q, k, v, position=position, backend="reference", **kwargs)
+def _reference(position: Position, inputs: dict[str, Tensor], kwargs: dict[str, Any]) -> Tensor:
+    return attention(**inputs, position=position, backend="reference", **kwargs)
 
 
 def _backend(name: str) -> Any:
-    def call(position: Position, q: Tensor, k: Tensor, v: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        return attention(q, k, v, position=position, backend=name, **kwargs)  # type: ignore[arg-type]
+    def call(position: Position, inputs: dict[str, Tensor], kwargs: dict[str, Any]) -> Tensor:
+        return attention(**inputs, position=position, backend=name, **kwargs)  # type: ignore[arg-type]
 
     return call
 
 
-def _dense(position: Position, q: Tensor, k: Tensor, v: Tensor, kwargs: dict[str, Any]) -> Tensor:
+def _dense(position: Position, inputs: dict[str, Tensor], kwargs: dict[str, Any]) -> Tensor:
     """What a user would write without a kernel: matrix products in q's dtype, softmax in float32."""
+    q, k, v = inputs["q"], inputs["k"], inputs["v"]
     mask = Mask(
         num_queries=q.shape[2],
         num_keys=k.shape[2],
@@ -120,15 +138,21 @@ def _dense(position: Position, q: Tensor, k: Tensor, v: Tensor, kwargs: dict[str
         key_padding_BS=kwargs.get("key_padding_mask"),
         document_ids_BS=kwargs.get("document_ids"),
     )
-    terms = position.terms(q, k, q_offset=kwargs["query_offset"])
+    states = {"relative_states_BHTE": inputs["relative_states"]} if "relative_states" in inputs else {}
+    terms = position.terms(q, k, q_offset=kwargs["query_offset"], **states)
     repeats = q.shape[1] // k.shape[1]
     keys, values = terms.k_BGSD.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     scores = terms.q_BHTD @ keys.mT
     displacement = mask.displacement_TS(q.device)
-    if terms.r_BHTE is not None and terms.table is not None:
-        scores = scores + _skew(terms.r_BHTE @ terms.table.to(q.dtype).mT, displacement, terms)
     scale = kwargs.get("softmax_scale") or 1.0 / math.sqrt(q.shape[-1])
-    scores = scores * scale
+    if terms.r_BHTE is not None and terms.table is not None:
+        relative = _skew(terms.r_BHTE @ terms.table.to(q.dtype).mT, displacement, terms)
+        if terms.relative_scale is None:
+            scores = (scores + relative) * scale
+        else:
+            scores = scores * scale + relative * terms.relative_scale
+    else:
+        scores = scores * scale
     if terms.bias_HR is not None:
         bias = terms.bias_HR.to(q.dtype)[:, None].expand(-1, q.shape[2], -1)
         scores = scores + _skew(bias, displacement, terms)

@@ -1,15 +1,19 @@
 """The one attention call: it checks its input, asks the position for its terms and hands them to a backend."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from wavepos.attention.mask import Mask
-from wavepos.positions.terms import Position
+from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
 
-Backend = Literal["auto", "reference", "triton"]
+Backend = Literal["auto", "banded", "triton", "reference"]
+
+REFERENCE_LIMIT = 2**28
+"""Scores (B·H·T·S) up to which "auto" falls back on the dense reference: 1 GiB in float32."""
 
 
 def attention(  # noqa: PLR0913 - the public call: one argument a property of attention
@@ -25,6 +29,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     key_padding_mask: Tensor | None = None,
     document_ids: Tensor | None = None,
     query_offset: int = 0,
+    relative_states: Tensor | None = None,
 ) -> Tensor:
     """Attention with a positional method: softmax(softmax_scale · (q·k + r·p(δ)) + b) v, δ = m − n (Eq. 10).
 
@@ -35,16 +40,19 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         q: queries [B,H,T,D]; float32, float64, float16 or bfloat16.
         k: keys [B,G,S,D], G dividing H (grouped-query attention), of q's dtype and device.
         v: values [B,G,S,D].
-        position: `Wavelet`, `Rotary`, `ALiBi`, `T5Bias`, `ShawRelative`, `TransformerXLRelative` or `NoPE`.
+        position: `Wavelet`, `Rotary`, `ALiBi`, `T5Bias`, `ShawRelative`, `TransformerXLRelative`, `LearnedRelative` or
+            `NoPE`.
         causal: a query sees keys at its own position and before. False is served for `NoPE` and `Rotary` only: tables
             over displacements start at 0.
-        backend: "auto", "reference" (dense, T·S memory, float32) or "triton" (one fused CUDA kernel). "auto" takes the
-            reference.
+        backend: "banded" (exact, memory linear in T + S, no dropout), "triton" (one fused CUDA kernel, head_dim 64 and
+            128, no key_padding_mask), "reference" (dense, T·S memory, float32) or "auto": banded where it serves, else
+            the reference up to 2**28 scores (B·H·T·S).
         softmax_scale: factor on q·k + r·p; None: 1/√D.
         dropout: probability with which an attention weight is dropped; apply it in training only.
         key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks).
         document_ids: integers [B,S]; a query sees keys of its own document only.
         query_offset: position of the first query, in tokens.
+        relative_states: [B,H,T,E] in q's dtype, what `LearnedRelative` multiplies with its table; None elsewhere.
 
     Returns:
         [B,H,T,D] in q's dtype; queries that see no key give zero.
@@ -68,16 +76,76 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-    terms = position.terms(q, k, q_offset=query_offset)
     scale = 1.0 / math.sqrt(q.shape[-1]) if softmax_scale is None else softmax_scale
+    dtype = _autocast_dtype(q.device.type)
+    if dtype is not None:  # as SDPA does; the precision inside is the backend's
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        relative_states = None if relative_states is None else relative_states.to(dtype)
+    with _no_autocast(q.device.type):
+        terms = _terms(position, q, k, query_offset, relative_states)
+        match _chosen(backend, terms, mask, dropout):
+            case "banded":
+                from wavepos.attention.banded import banded_attention
 
-    if backend == "triton":
-        from wavepos.attention.triton import triton_attention
+                return banded_attention(terms, v, mask, scale)
+            case "triton":
+                from wavepos.attention.triton import triton_attention
 
-        return triton_attention(terms, v, mask, scale, dropout)
-    from wavepos.attention.reference import reference_attention
+                return triton_attention(terms, v, mask, scale, dropout)
+            case "reference":
+                from wavepos.attention.reference import reference_attention
 
-    return reference_attention(terms, v, mask, scale, dropout)
+                return reference_attention(terms, v, mask, scale, dropout)
+
+
+def _autocast_dtype(device: str) -> torch.dtype | None:
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def _chosen(
+    backend: Backend, terms: ScoreTerms, mask: Mask, dropout: float
+) -> Literal["banded", "triton", "reference"]:
+    """The rule of "auto", and the refusals of a backend that is named."""
+    from wavepos.attention.banded import banded_refusal
+
+    if backend in ("triton", "reference"):
+        return backend
+    refusal = (
+        f"backend='banded' has no dropout on attention weights, got dropout={dropout}; use dropout=0.0 or "
+        "backend='reference'"
+        if dropout > 0.0
+        else banded_refusal(terms, mask)
+    )
+    if refusal is None:
+        return "banded"
+    scores = terms.q_BHTD.shape[0] * terms.q_BHTD.shape[1] * mask.num_queries * mask.num_keys
+    if backend == "banded":
+        raise ValueError(refusal)
+    if scores > REFERENCE_LIMIT:
+        raise ValueError(
+            f"{refusal}. backend='auto' takes the dense reference up to {REFERENCE_LIMIT} scores, and this call has "
+            f"{scores}; backend='reference' computes it all the same"
+        )
+    return "reference"
+
+
+def _terms(position: Position, q: Tensor, k: Tensor, query_offset: int, relative_states: Tensor | None) -> ScoreTerms:
+    if isinstance(position, ReadsRelativeStates):
+        if relative_states is not None and (relative_states.dtype != q.dtype or relative_states.device != q.device):
+            raise ValueError(
+                f"relative_states must have q's dtype and device {q.dtype}, {q.device}, "
+                f"got {relative_states.dtype}, {relative_states.device}"
+            )
+        return position.terms(q, k, q_offset=query_offset, relative_states_BHTE=relative_states)
+    if relative_states is not None:
+        raise ValueError(f"relative_states go with LearnedRelative only, got position {type(position).__name__}")
+    return position.terms(q, k, q_offset=query_offset)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:

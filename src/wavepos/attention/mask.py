@@ -42,3 +42,15 @@ class Mask:
             of_query = ids[:, self.query_offset : self.query_offset + self.num_queries]
             allowed = allowed & (of_query[:, :, None] == ids[:, None, :])[:, None]
         return allowed
+
+    def allowed_by_key(self, rows: slice, keys: slice) -> Tensor | None:
+        """What padding and documents allow queries `rows` of keys `keys`: bool [B,1,1 or C,K]; None: everything."""
+        allowed: Tensor | None = None
+        if self.key_padding_BS is not None:
+            allowed = self.key_padding_BS[:, None, None, keys]
+        if self.document_ids_BS is not None:
+            ids = self.document_ids_BS
+            of_query = ids[:, self.query_offset + rows.start : self.query_offset + rows.stop]
+            same = (of_query[:, :, None] == ids[:, None, keys])[:, None]
+            allowed = same if allowed is None else allowed & same
+        return allowed

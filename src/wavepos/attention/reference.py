@@ -15,12 +15,12 @@ def attention_weights(terms: ScoreTerms, mask: Mask, softmax_scale: float) -> Te
         [B,H,T,S], float32 (float64 for float64 input); the rows of queries that see no key are zero.
     """
     dtype = torch.promote_types(terms.q_BHTD.dtype, torch.float32)
-    scores_BHTS = _dot_products(terms.q_BHTD.to(dtype), terms.k_BGSD.to(dtype))
+    scores_BHTS = softmax_scale * _dot_products(terms.q_BHTD.to(dtype), terms.k_BGSD.to(dtype))
     displacement_TS = mask.displacement_TS(terms.q_BHTD.device)
     if terms.r_BHTE is not None and terms.table is not None:
-        products_BHTR = torch.matmul(terms.r_BHTE.to(dtype), terms.table.to(dtype).mT)
+        relative_scale = softmax_scale if terms.relative_scale is None else terms.relative_scale
+        products_BHTR = relative_scale * torch.matmul(terms.r_BHTE.to(dtype), terms.table.to(dtype).mT)
         scores_BHTS = scores_BHTS + _at_displacement(products_BHTR, displacement_TS, terms)
-    scores_BHTS = softmax_scale * scores_BHTS
     if terms.bias_HR is not None:
         num_queries = terms.q_BHTD.shape[2]
         bias_HTR = terms.bias_HR.to(dtype)[:, None].expand(-1, num_queries, -1)

@@ -56,7 +56,7 @@ FLOAT32_BLOCKS = {64: Blocks(32, 32, 4, 1), 128: Blocks(32, 32, 8, 1)}  # also u
 def triton_attention(
     terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: float, dropout: float = 0.0
 ) -> Tensor:
-    """softmax(softmax_scale · (q·k + r·p(δ)) + b) v by the fused kernel, [B,H,T,D] in q's dtype.
+    """softmax(softmax_scale · q·k + relative_scale · r·p(δ) + b) v by the fused kernel, [B,H,T,D] in q's dtype.
 
     Memory beside inputs and outputs: with a table B·H·T·(R + 16 … 46) entries of q's dtype while a pass runs; with a
     bias that needs a gradient the same in the backward pass.
@@ -66,13 +66,16 @@ def triton_attention(
         ImportError: triton is not installed.
     """
     _check(terms, mask, softmax_scale, dropout)
+    table = terms.table
+    if table is not None and terms.relative_scale is not None:  # the kernel applies softmax_scale to all of a score
+        table = table * (terms.relative_scale / softmax_scale)
     out: Tensor
     out, _ = _forward(
         _rows_adjacent(terms.q_BHTD),
         _rows_adjacent(terms.k_BGSD),
         _rows_adjacent(v_BGSD),
         None if terms.r_BHTE is None else terms.r_BHTE.to(terms.q_BHTD.dtype),
-        terms.table,
+        table,
         None if terms.bias_HR is None else terms.bias_HR.float() / softmax_scale,
         None if mask.document_ids_BS is None else _document_ends(mask.document_ids_BS),
         mask.query_offset,
@@ -107,7 +110,7 @@ def _check(terms: ScoreTerms, mask: Mask, softmax_scale: float, dropout: float) 
     }
     for refusal, holds in refusals.items():
         if holds:
-            raise ValueError(f"backend 'triton' {refusal}")
+            raise ValueError(f"backend='triton' {refusal}")
 
 
 def _kernels() -> ModuleType:
@@ -116,7 +119,7 @@ def _kernels() -> ModuleType:
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] != "triton":
             raise
-        raise ImportError("backend 'triton' needs the package triton: pip install triton") from error
+        raise ImportError("backend='triton' needs the package triton: pip install triton") from error
     return triton_kernels
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from wavepos.positions.alibi import ALiBi, ALiBiConfig
+from wavepos.positions.learned_relative import LearnedRelative, LearnedRelativeConfig
 from wavepos.positions.nope import NoPE, NoPEConfig
 from wavepos.positions.rotary import Rotary, RotaryConfig
 from wavepos.positions.rotary_scaling import ROTARY_SCALINGS, RotaryScaling
@@ -22,6 +23,7 @@ PositionConfig = (
     | ShawRelativeConfig
     | TransformerXLRelativeConfig
     | WaveletConfig
+    | LearnedRelativeConfig
 )
 CONFIGS: tuple[type[PositionConfig], ...] = (
     NoPEConfig,
@@ -31,6 +33,7 @@ CONFIGS: tuple[type[PositionConfig], ...] = (
     ShawRelativeConfig,
     TransformerXLRelativeConfig,
     WaveletConfig,
+    LearnedRelativeConfig,
 )
 Config = TypeVar("Config")
 METHODS = tuple(config.method for config in CONFIGS)
@@ -81,6 +84,8 @@ def build_position(config: PositionConfig, *, head_dim: int, num_heads: int) -> 
             return TransformerXLRelative(head_dim, num_heads, sinusoid_dim=config.sinusoid_dim)
         case WaveletConfig():
             return Wavelet(head_dim, **dataclasses.asdict(config), num_heads=num_heads)
+        case LearnedRelativeConfig():
+            return LearnedRelative(relative_dim=config.relative_dim, extent=config.extent)
 
 
 def _parse_scaling(data: Mapping[str, Any]) -> RotaryScaling:
@@ -107,6 +112,8 @@ def _construct(config: type[Config], what: str, fields: dict[str, Any]) -> Confi
 __all__ = [
     "METHODS",
     "ALiBi",
+    "LearnedRelative",
+    "LearnedRelativeConfig",
     "NoPE",
     "Position",
     "PositionConfig",

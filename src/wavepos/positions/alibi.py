@@ -17,8 +17,8 @@ class ALiBiConfig:
     method: ClassVar[str] = "alibi"
 
 
-def alibi_slopes(num_heads: int) -> Tensor:
-    """The slope of every head, [H], float64.
+def alibi_slopes(num_heads: int) -> list[float]:
+    """The slope of every head.
 
     For a power of two H: 2^(−8/H), 2^(−16/H), …, 2^(−8). Otherwise the slopes of the largest power of two below H, then
     every second slope of the next power of two, as in the ALiBi authors' code.
@@ -28,7 +28,7 @@ def alibi_slopes(num_heads: int) -> Tensor:
     slopes = _geometric(power)
     if power < num_heads:
         slopes += _geometric(2 * power)[0::2][: num_heads - power]
-    return torch.tensor(slopes, dtype=torch.float64)
+    return slopes
 
 
 def _geometric(num_heads: int) -> list[float]:
@@ -47,11 +47,11 @@ class ALiBi(Position):
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
-        self._slopes_H = alibi_slopes(num_heads).tolist()
-        self._cache = TableCache()
+        self._slopes_H = alibi_slopes(num_heads)
+        self._cache = TableCache(self._bias_R_H)
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
-        columns = self._cache.get(q_offset + q_BHTD.shape[2], q_BHTD.device, self._bias_R_H)
+        columns = self._cache.get(q_offset + q_BHTD.shape[2], q_BHTD.device)
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=columns.mT, tail="none")
 
     def reset_parameters(self) -> None:

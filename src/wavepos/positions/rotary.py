@@ -1,6 +1,7 @@
 """RoPE: rotary position embedding (Su et al., 2021; Eq. 6)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -54,8 +55,8 @@ class Rotary(Position):
             raise ValueError(f"head_dim must be even for Rotary, got {head_dim}")
         self.config = RotaryConfig(theta=theta, scaling=scaling)
         self._head_dim = head_dim
-        self._cache = TableCache()
-        self._cached_seq_len: int | None = None
+        self._cached_seq_len = 0
+        self._cache = TableCache(partial(self._angles, 0))
 
     def frequencies(self, seq_len: int) -> tuple[Tensor, float]:
         """Inverse frequencies, float32 [D/2] on the CPU, and the factor on cos and sin, for that many keys."""
@@ -79,14 +80,14 @@ class Rotary(Position):
         """cos and sin of the angles of positions 0 … length − 1, float32 [2, length, D/2]."""
         follows_length = isinstance(self.config.scaling, DynamicNTKScaling | LongRopeScaling)
         if follows_length and seq_len != self._cached_seq_len:
-            self._cache, self._cached_seq_len = TableCache(), seq_len
+            self._cache, self._cached_seq_len = TableCache(partial(self._angles, seq_len)), seq_len
+        return self._cache.get(length, device)
 
-        def compute(grown: int) -> Tensor:
-            frequencies, factor = self.frequencies(seq_len)
-            angle = torch.arange(grown, dtype=torch.float64)[:, None] * frequencies.to(torch.float64)
-            return (torch.stack([angle.cos(), angle.sin()]) * factor).to(torch.float32)
-
-        return self._cache.get(length, device, compute)
+    def _angles(self, seq_len: int, length: int) -> Tensor:
+        """cos and sin with the frequencies for that many keys (only some scalings look at it)."""
+        frequencies, factor = self.frequencies(seq_len)
+        angle = torch.arange(length, dtype=torch.float64)[:, None] * frequencies.to(torch.float64)
+        return (torch.stack([angle.cos(), angle.sin()]) * factor).to(torch.float32)
 
 
 def _rotate(x: Tensor, cos_sin: Tensor) -> Tensor:

@@ -4,13 +4,16 @@ Shape suffixes, everywhere: B batch, H query heads, G key/value heads, T queries
 relative term, R table length in displacements.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from wavepos.positions.low_rank import LowRank, low_rank
 
 Tail = Literal["zero", "clamp", "none"]
 
@@ -19,7 +22,7 @@ Tail = Literal["zero", "clamp", "none"]
 class ScoreTerms:
     """What a position says of the scores, with displacement δ = m − n (query position minus key position):
 
-        s[h,m,n] = softmax_scale · (q_m·k_n + r_m·p(δ)) + b[h,δ]
+        s[h,m,n] = softmax_scale · q_m·k_n + relative_scale · r_m·p(δ) + b[h,δ]
 
     Attributes:
         q_BHTD: queries, [B,H,T,D].
@@ -30,6 +33,8 @@ class ScoreTerms:
         tail: what holds from displacement first_displacement + R on: "zero", or "clamp" (the last entry holds), or
             "none": table and bias cover every displacement that a causal query of this call meets.
         first_displacement: the displacement of entry 0; 0 in causal attention.
+        relative_scale: the factor on r·p; None: softmax_scale.
+        low_rank: what a position that never learns its table may add: the table as a product, good to r's rounding.
     """
 
     q_BHTD: Tensor
@@ -39,6 +44,8 @@ class ScoreTerms:
     bias_HR: Tensor | None = None
     tail: Tail = "none"
     first_displacement: int = 0
+    relative_scale: float | None = None
+    low_rank: LowRank | None = None
 
 
 class Position(nn.Module, ABC):
@@ -59,39 +66,77 @@ class Position(nn.Module, ABC):
         """Set every learned parameter to its starting value; nothing for methods without any."""
 
 
-class TableCache:
-    """A table over δ = 0 … length − 1 that is computed once a device and grows to the longest length asked for.
+class ReadsRelativeStates(Position):
+    """A position whose r is a projection of its own of the hidden state, handed to `attention` beside q and k."""
 
-    It is no buffer on purpose: `model.to(bfloat16)` must not round it, and a checkpoint must not hold it.
+    @abstractmethod
+    def terms(
+        self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0, relative_states_BHTE: Tensor | None = None
+    ) -> ScoreTerms:
+        """The terms; ValueError without relative states or with some that do not fit q."""
+
+
+class TableCache:
+    """A fixed table over δ = 0 … length − 1 that is computed once a device and grows to the longest length asked for.
+
+    It is no buffer on purpose: `model.to(bfloat16)` must not round it, and a checkpoint must not hold it. Under
+    torch.compile its contents are constants of the graph.
+
+    Args:
+        compute: the table of a length, made on the CPU; displacements along the second-last axis.
+        limit: the length that is never exceeded when the table grows ahead of what is asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compute: Callable[[int], Tensor], limit: int | None = None) -> None:
+        self._compute = compute
+        self._limit = limit
         self._tables: dict[torch.device, Tensor] = {}
+        self._low_rank: dict[tuple[torch.device, torch.dtype], tuple[int, LowRank | None]] = {}
 
-    def get(
-        self, length: int, device: torch.device, compute: Callable[[int], Tensor], limit: int | None = None
-    ) -> Tensor:
-        """Entries 0 … length − 1 along the table's second-last axis, on that device.
-
-        Args:
-            length: displacements asked for.
-            device: where the table is wanted.
-            compute: the table of a length, made on the CPU.
-            limit: the length that is never exceeded when the table grows ahead of what is asked.
-        """
-        table = self._tables.get(device)
-        if table is None or table.shape[-2] < length:
-            grown = max(64, 1 << (length - 1).bit_length())
-            with torch.device("cpu"):
-                table = compute(grown if limit is None else min(grown, limit)).to(device)
-            self._tables[device] = table
+    def get(self, length: int, device: torch.device) -> Tensor:
+        """Entries 0 … length − 1, on that device."""
+        table: Tensor = self._at_least(self._grown(length), device)
         return table[..., :length, :]
 
-    def __deepcopy__(self, memo: object) -> "TableCache":
-        return TableCache()
+    def low_rank(self, length: int, device: torch.device, dtype: torch.dtype) -> LowRank | None:
+        """Entries 0 … length − 1 as factors good to the dtype's rounding; None where their rank is not low."""
+        factors = self._factors(self._grown(length), device, dtype)
+        if factors is None:
+            return None
+        return LowRank(coefficients_RK=factors[0][:length], basis_KE=factors[1])
+
+    def _grown(self, length: int) -> int:
+        """The length to compute: of a few values only, so that torch.compile meets few."""
+        grown = 64
+        while grown < length:
+            grown *= 2
+        return grown if self._limit is None else min(grown, self._limit)
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch's decorator has no types
+    def _at_least(self, length: int, device: torch.device) -> Tensor:
+        table = self._tables.get(device)
+        if table is None or table.shape[-2] < length:
+            with torch.inference_mode(False), torch.device("cpu"):
+                table = self._compute(length).to(device)
+            self._tables[device] = table
+        return table
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch's decorator has no types
+    def _factors(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        table: Tensor = self._at_least(length, torch.device("cpu"))
+        known = self._low_rank.get((device, dtype))
+        if known is None or known[0] != table.shape[-2]:
+            with torch.inference_mode(False):
+                known = (table.shape[-2], low_rank(table, dtype))
+            self._low_rank[device, dtype] = known
+        factors = known[1]
+        return None if factors is None else (factors.coefficients_RK.to(device), factors.basis_KE.to(device))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TableCache":
+        return TableCache(copy.deepcopy(self._compute, memo), self._limit)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_tables": {}}
+        return {"_compute": self._compute, "_limit": self._limit, "_tables": {}, "_low_rank": {}}
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Transformer-XL's relative positions: projected sinusoids of the displacement (Dai et al., 2019)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -53,13 +54,11 @@ class TransformerXLRelative(Position):
         self.u_HD = nn.Parameter(torch.empty(num_heads, head_dim))
         self.v_HD = nn.Parameter(torch.empty(num_heads, head_dim))
         self.weight_HDC = nn.Parameter(torch.empty(num_heads, head_dim, self._sinusoid_dim))
-        self._cache = TableCache()
+        self._cache = TableCache(partial(sinusoids, dim=self._sinusoid_dim))
         self.reset_parameters()
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
-        sinusoid_RC = self._cache.get(
-            q_offset + q_BHTD.shape[2], q_BHTD.device, lambda length: sinusoids(length, self._sinusoid_dim)
-        )
+        sinusoid_RC = self._cache.get(q_offset + q_BHTD.shape[2], q_BHTD.device)
         weight_HDC = at_least_float32(self.weight_HDC)
         return ScoreTerms(
             q_BHTD=q_BHTD + self.u_HD[:, None].to(q_BHTD.dtype),

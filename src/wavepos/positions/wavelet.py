@@ -99,8 +99,8 @@ class Wavelet(Position):
         )
         self.head_dim = head_dim
         self.scales, self.shifts = self._grid()
-        self._cache = TableCache()
         self._limit = self.reach(BAND_TOLERANCE)
+        self._cache = TableCache(self.table, limit=self._limit)
         self.shared_by_layers = query_bias is None
         self.query_bias_HD: nn.Parameter | None = None
         if query_bias is not None:
@@ -126,11 +126,12 @@ class Wavelet(Position):
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         length = min(self._limit, q_offset + q_BHTD.shape[2])
-        table = self._cache.get(length, q_BHTD.device, self.table, limit=self._limit)
+        table = self._cache.get(length, q_BHTD.device)
         r_BHTE = q_BHTD
         if self.query_bias_HD is not None:
             r_BHTE = q_BHTD + self.query_bias_HD[:, None].to(q_BHTD.dtype)
-        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero")
+        factors = self._cache.low_rank(length, q_BHTD.device, q_BHTD.dtype)
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero", low_rank=factors)
 
     def reset_parameters(self) -> None:
         if self.query_bias_HD is None:
@@ -144,7 +145,8 @@ class Wavelet(Position):
         """v with v_h·p(δ)/√D ≈ max(0, 6 − slope_h·δ) by ridge least squares over the band, float32 [H, D]."""
         table = self.table(min(self._limit, 65536)).to(torch.float64)
         displacement = torch.arange(table.shape[0], dtype=torch.float64, device="cpu")
-        target_RH = (RECENCY_HEIGHT - displacement[:, None] * alibi_slopes(num_heads)).clamp_min(0.0)
+        slopes_H = torch.tensor(alibi_slopes(num_heads), dtype=torch.float64, device="cpu")
+        target_RH = (RECENCY_HEIGHT - displacement[:, None] * slopes_H).clamp_min(0.0)
         normal = table.mT @ table + RECENCY_PENALTY * torch.eye(self.head_dim, dtype=torch.float64, device="cpu")
         solution_DH: Tensor = torch.linalg.solve(normal, table.mT @ (target_RH * math.sqrt(self.head_dim)))
         return solution_DH.mT.to(torch.float32)

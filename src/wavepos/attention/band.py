@@ -1,0 +1,116 @@
+"""The band: which keys a run of queries meets, and the skewed view that puts a table over displacements at its place.
+
+Scores of C queries and K keys lie in a buffer [C, slack + K]. With the table's rows reversed (displacements falling),
+entry e of query i belongs to column first_column + e + i: in memory that is row i of a view whose row stride is one
+more than the buffer's. So r·p is a matrix product written straight into the scores, and the gradient of the scores is
+read back through the same view: no gather, no copy. Where a row of the view begins left of the first key, it falls
+into the slack.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """C queries, the K keys that they may see in the near part, and the table entries between them.
+
+    Attributes:
+        rows: the queries' indices.
+        keys: the keys' positions.
+        table_length: entries of the table in use; displacement 0 is the last of the reversed ones.
+        slack: columns before the first key.
+        first_column: where entry 0 of query 0 stands, in buffer columns.
+        future: whether the last C columns hold keys ahead of their queries.
+        beyond: query i leaves keys 0 … i + beyond of the window to the far part; None: it has no key of theirs.
+    """
+
+    rows: slice
+    keys: slice
+    table_length: int
+    slack: int
+    first_column: int
+    future: bool
+    beyond: int | None
+
+    @property
+    def num_queries(self) -> int:
+        return int(self.rows.stop - self.rows.start)
+
+    @property
+    def num_keys(self) -> int:
+        return int(self.keys.stop - self.keys.start)
+
+    @property
+    def row_length(self) -> int:
+        return self.slack + self.num_keys
+
+    def scores(self, buffer: Tensor, num_heads: int) -> Tensor:
+        """[heads, C, K] in the buffer."""
+        return self._rows(buffer, num_heads)[:, :, self.slack :]
+
+    def clear_slack(self, buffer: Tensor, num_heads: int) -> None:
+        """Zero what the skewed view holds left of the first key."""
+        if self.slack:
+            self._rows(buffer, num_heads)[:, :, : self.slack].zero_()
+
+    def skewed(self, buffer: Tensor, num_heads: int) -> Tensor:
+        """[heads, C, table_length]: entry e of query i, displacements falling."""
+        stride = self.row_length + 1
+        shape = (num_heads, self.num_queries, self.table_length)
+        return buffer.as_strided(shape, (self.num_queries * self.row_length, stride, 1), self.first_column)
+
+    def _rows(self, buffer: Tensor, num_heads: int) -> Tensor:
+        size = num_heads * self.num_queries * self.row_length
+        return buffer[:size].view(num_heads, self.num_queries, self.row_length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """The near part of one attention call.
+
+    Attributes:
+        num_queries: T.
+        num_keys: S, at least query_offset + T where causal.
+        query_offset: position of the first query.
+        width: W: the near part holds displacements below it; None: all.
+        table_length: R, at most W; 0 without a table.
+        causal: no key ahead of its query is seen.
+    """
+
+    num_queries: int
+    num_keys: int
+    query_offset: int
+    width: int | None
+    table_length: int
+    causal: bool
+
+    @property
+    def first_far_row(self) -> int:
+        """The first query with a key in the far part; T if none has one."""
+        if self.width is None:
+            return self.num_queries
+        return min(self.num_queries, max(0, self.width - self.query_offset))
+
+    def windows(self, chunk: int) -> Iterator[Window]:
+        """The windows of `chunk` queries each, in order."""
+        for start in range(0, self.num_queries, chunk):
+            yield self._window(slice(start, min(start + chunk, self.num_queries)))
+
+    def _window(self, rows: slice) -> Window:
+        first, end = self.query_offset + rows.start, self.query_offset + rows.stop
+        first_key = 0 if self.width is None else max(0, first - self.width + 1)
+        length = min(self.table_length, end)
+        column = first - first_key - (length - 1)
+        slack = max(0, -column) if length else 0
+        return Window(
+            rows=rows,
+            keys=slice(first_key, end if self.causal else self.num_keys),
+            table_length=length,
+            slack=slack,
+            first_column=slack + column,
+            future=self.causal,
+            beyond=first - self.width - first_key if self.width is not None and end > self.width else None,
+        )

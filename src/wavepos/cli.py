@@ -1,0 +1,244 @@
+"""The command line: wavepos demo | train | eval | generate."""
+
+import dataclasses
+import json
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.markup import escape
+from rich.table import Table
+
+from wavepos.console import console, progress
+
+WIKITEXT103_VOCABULARY = 267_735
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """Train small models, one a positional method, on real text; read them at 0.5 to 8 times their length; report.
+
+    What was done before is found again: a run that was cut off goes on where it was; methods can be added.
+    """
+
+    out: Path = Path("runs/demo")
+    """Directory of the runs, the table, the plots and report.html."""
+    methods: tuple[str, ...] = ("NoPE", "RoPE", "Transformer-XL", "ALiBi", "Wavelet", "Wavelet, recency start")
+    """Names in the table, or methods (nope, rotary, alibi, t5, shaw, transformer_xl, wavelet), or JSON objects."""
+    corpus: str = "stdlib"
+    """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[.gz|.xz|.zst] | hf:NAME[/CONFIG]"""
+    seeds: int = 1
+    """Seeds 0, 1, … of each method."""
+    minutes: float = 10.0
+    """Time for all of it; the updates that each model gets follow from it."""
+
+    def run(self) -> None:
+        from wavepos.demo import DemoConfig, demo, select_methods
+        from wavepos.report import console_table, write_report
+
+        config = DemoConfig(
+            methods=select_methods(self.methods), seeds=self.seeds, corpus=self.corpus, minutes=self.minutes
+        )
+        result = demo(config, self.out)
+        written = write_report(result, self.out)
+        console.print(console_table(result))
+        console.print(f"Report: {written[0]}", highlight=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """Train a model with a positional method on a corpus. The same command again resumes, or finds it finished.
+
+    What is not given follows from the size: "paper" is the paper's whole recipe (A.7).
+    """
+
+    method: str
+    """nope, rotary, alibi, t5, shaw, transformer_xl, learned_relative, wavelet, or a JSON object such as
+    '{"method": "rotary", "theta": 5e5}'."""
+    model: Literal["baevski-auli"] = "baevski-auli"
+    """The family of the model."""
+    size: Literal["tiny", "small", "paper"] = "tiny"
+    """tiny (minutes on a CPU), small (minutes on a GPU), paper (247M parameters)."""
+    corpus: str = "stdlib"
+    """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[.gz|.xz|.zst] | hf:NAME[/CONFIG]"""
+    out: Path | None = None
+    """Run directory; by default runs/SIZE-METHOD-CORPUS-SEED."""
+    tokenizer: str | None = None
+    """bpe:SIZE, words, or file:DIR of a saved tokenizer."""
+    max_tokens: int | None = None
+    """Bound on the training tokens, for streamed corpora."""
+    seq_len: int | None = None
+    """L_train, tokens a block."""
+    steps: int | None = None
+    """Updates."""
+    batch_tokens: int | None = None
+    """Tokens an update, over all devices."""
+    micro_batch_tokens: int | None = None
+    """Tokens of one forward pass on one device."""
+    optimizer: Literal["adamw", "nag"] | None = None
+    """adamw, or nag (fairseq's Nesterov momentum 0.99)."""
+    learning_rate: float | None = None
+    """The highest learning rate."""
+    warmup_steps: int | None = None
+    """Updates until it is reached."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """auto: bf16 where the hardware multiplies it."""
+    seed: int | None = None
+    """Of the initial weights, the order of the data and dropout."""
+    save_every: int | None = None
+    """Updates between checkpoints."""
+    dry_run: bool = False
+    """Print the whole config, the parameters and a memory plan; train nothing, read no data."""
+
+    def run(self) -> None:
+        from wavepos.train import recipe, train
+
+        position = _position_json(self.method)
+        base = recipe(self.size, corpus=self.corpus, position=position)
+        known = {field.name for field in dataclasses.fields(base)} - {"size", "corpus", "position"}
+        given = {name: getattr(self, name) for name in known if getattr(self, name, None) is not None}
+        if "steps" in given and "warmup_steps" not in given:
+            given["warmup_steps"] = min(base.warmup_steps, given["steps"] // 10)
+        config = dataclasses.replace(base, **given)
+        if self.dry_run:
+            _print_plan(config)
+            return
+        from wavepos.data import prepare
+
+        method = config.position["method"]
+        corpus = "".join(c if c.isalnum() else "-" for c in self.corpus)
+        out = self.out or Path("runs") / f"{self.size}-{method}-{corpus}-{config.seed}"
+        with progress("Reading the corpus") as update:
+            data = prepare(
+                config.corpus,
+                config.tokenizer,
+                max_tokens=config.max_tokens,
+                progress=lambda stage, done, total: update(done, total, stage),
+            )
+        with progress(f"Training {self.size} with {method}") as update:
+            record = train(
+                config, out, data, lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}" if loss else "")
+            )
+        console.print(f"{record['parameters']:,} parameters, last loss {record['losses'][-1][1]:.3f}, in {out}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eval:
+    """Perplexity of a trained model at several lengths, by the three protocols."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    """Directory of a run of `wavepos train`."""
+    lengths: tuple[int, ...] | None = None
+    """Tokens read at once; by default 0.5, 1, 2, 4 and 8 times L_train."""
+    corpus: str | None = None
+    """Corpus whose validation split is read; by default the one trained on."""
+    max_tokens: int = 100_000
+    """Tokens scored, at most."""
+
+    def run(self) -> None:
+        from wavepos.evaluate.run import evaluate_run
+
+        with progress("Reading") as update:
+            results = evaluate_run(self.run_dir, self.lengths, self.corpus, self.max_tokens, update)
+        table = Table("protocol", "length", "tokens", "perplexity", "per word")
+        for entry in results["perplexities"]:
+            per_word = "–" if entry["per_word"] is None else f"{entry['per_word']:.2f}"
+            row = (entry["kind"], entry["seq_len"], f"{entry['tokens']:,}", f"{entry['per_token']:.3f}", per_word)
+            table.add_row(*(str(cell) for cell in row))
+        console.print(table)
+        console.print(f"Written to {results['path']}", highlight=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate:
+    """Continue a prompt with a trained model."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    """Directory of a run of `wavepos train`."""
+    prompt: str = "def "
+    """The text to continue."""
+    max_new_tokens: int = 100
+    """Tokens to add."""
+    temperature: float = 0.8
+    """0: the likeliest token each time."""
+    seed: int = 0
+    """Of the sampling."""
+
+    def run(self) -> None:
+        from wavepos.generate import generate_text
+
+        if self.temperature < 0.0:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        text = generate_text(self.run_dir, self.prompt, self.max_new_tokens, self.temperature, self.seed)
+        console.print(text, markup=False, highlight=False)
+
+
+def main() -> None:
+    """Entry point of the `wavepos` command."""
+    _quiet()
+    command: Any = tyro.cli(
+        Annotated[Demo, tyro.conf.subcommand("demo")]
+        | Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Eval, tyro.conf.subcommand("eval")]
+        | Annotated[Generate, tyro.conf.subcommand("generate")],
+        prog="wavepos",
+        description="Wavelet positional representations for Transformers: train on short sequences, read long ones.",
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    try:
+        command.run()
+    except KeyboardInterrupt as stop:
+        console.print(f"[yellow]Interrupted.[/] {stop or ''} The same command goes on from there.")
+        sys.exit(130)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        if os.environ.get("WAVEPOS_TRACEBACK"):
+            raise
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _quiet() -> None:
+    """Leave the console to our own progress."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _position_json(method: str) -> str | dict[str, Any]:
+    if not method.lstrip().startswith("{"):
+        return method
+    try:
+        parsed: dict[str, Any] = json.loads(method)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"method must be a name or a JSON object, got {method!r}: {error}") from error
+    return parsed
+
+
+def _print_plan(config: Any) -> None:
+    from wavepos.memory import memory_plan
+
+    kind, _, size = config.tokenizer.partition(":")
+    vocab_size = int(size) if kind == "bpe" else WIKITEXT103_VOCABULARY
+    devices = int(os.environ.get("WORLD_SIZE", "1"))
+    plan = memory_plan(config, vocab_size, devices)
+    console.print_json(json.dumps(dataclasses.asdict(config)))
+    if kind != "bpe":
+        console.print(f"Vocabulary: taken as WikiText-103's {vocab_size:,}; without data it cannot be counted.")
+    blocks, accumulation = config.micro_batch(devices)
+    console.print(f"Parameters: {int(plan.pop('parameters')):,}")
+    console.print(
+        f"An update: {devices} device(s) × {accumulation} pass(es) × {blocks} blocks × {config.seq_len} tokens"
+    )
+    table = Table("memory of a device", "GiB")
+    for name, gib in plan.items():
+        table.add_row(name, f"{gib:.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Progress on the console: a bar on a terminal, a line now and then where output goes to a file."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console()
+LINE_EVERY_SECONDS = 10.0
+
+
+class Update(Protocol):
+    """Tell how far the work is: done of total (None: unknown), and a word on its state."""
+
+    def __call__(self, done: float, total: float | None, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Update]:
+    """Show the progress of one piece of work while the block runs."""
+    with _bar(title) if console.is_terminal else _lines(title) as update:
+        yield update
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Update]:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=None, note="")
+
+        def update(done: float, total: float | None, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield update
+
+
+@contextmanager
+def _lines(title: str) -> Iterator[Update]:
+    last = time.monotonic()
+
+    def update(done: float, total: float | None, note: str = "") -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY_SECONDS:
+            last = time.monotonic()
+            share = f" {100.0 * done / total:.0f}%" if total else ""
+            console.print(f"{title}{share} {note}".rstrip(), markup=False, highlight=False)
+
+    yield update

@@ -1,0 +1,181 @@
+"""From a corpus and a tokenizer to token files, cached."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from wavepos.data.cache import cached_folder, default_cache_dir
+from wavepos.data.corpora import open_corpus
+from wavepos.data.corpus import Corpus, Split, digest
+from wavepos.data.stream import BATCH_CHARACTERS, Progress, write_split
+from wavepos.data.token_file import TokenFile, open_token_file
+from wavepos.data.tokenization import (
+    BPE,
+    Saved,
+    Words,
+    build_words,
+    eos_id,
+    load_tokenizer,
+    parse_tokenizer,
+    text_encoder,
+    train_bpe,
+)
+
+FORMAT = 1
+"""Part of every cache key: raise it when the same input gives other files."""
+BPE_CHARACTERS = 20_000_000
+MIN_VALID_TOKENS = 16_384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedData:
+    """A corpus ready for training.
+
+    Attributes:
+        tokenizer: a transformers fast tokenizer.
+        train, valid: the token streams.
+        corpus: the spec of the corpus.
+        fingerprint: hex digest of the corpus, the tokenizer and what bounds the splits.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    train: TokenFile
+    valid: TokenFile
+    corpus: str
+    fingerprint: str
+
+
+def prepare(
+    corpus: str,
+    tokenizer: str = "bpe:4096",
+    *,
+    cache_dir: Path | None = None,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> PreparedData:
+    """Train a tokenizer and tokenise a corpus, or find both in the cache without reading the corpus again.
+
+    Args:
+        corpus: as `open_corpus` takes it.
+        tokenizer: "bpe:VOCAB_SIZE", trained on the first 20 million characters of the train split; "words",
+            those of the train split (of its first max_tokens words); "file:DIR", one that was saved.
+        cache_dir: by default the environment's WAVEPOS_CACHE, or ~/.cache/wavepos.
+        max_tokens: bound on the train split, at least 3; its last document is cut. The valid split is then
+            bounded by a twentieth of it, or by 16,384 tokens if that is more. A stream without end needs it.
+        progress: called with (stage, done, total or None): "tokenizer" in characters, "train" and "valid" in
+            tokens.
+
+    Raises:
+        ValueError: a spec that is not known, or a corpus that is empty or malformed.
+        FileNotFoundError: a file or folder that is not there.
+    """
+    opened, cache_dir = open_corpus(corpus), cache_dir or default_cache_dir()
+    _check_max_tokens(max_tokens)
+    trained = _tokenizer(opened, tokenizer, cache_dir, max_tokens, progress)
+    bounds = (max_tokens, None if max_tokens is None else max(max_tokens // 20, MIN_VALID_TOKENS))
+    splits: tuple[Split, Split] = ("train", "valid")
+    train, valid = (
+        prepare_split(opened, split, trained, cache_dir=cache_dir, max_tokens=bound, progress=progress)
+        for split, bound in zip(splits, bounds, strict=True)
+    )
+    fingerprint = digest(train.path.parent.name, valid.path.parent.name)
+    return PreparedData(tokenizer=trained, train=train, valid=valid, corpus=corpus, fingerprint=fingerprint)
+
+
+def prepare_split(
+    corpus: str | Corpus,
+    split: Split,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    cache_dir: Path | None = None,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> TokenFile:
+    """Tokenise one split with a tokenizer at hand, for instance that of a saved model; cached like `prepare`.
+
+    Documents of more than 100,000 characters are tokenised in pieces, cut before a space after a letter or
+    digit, which changes no token of the tokenizers of this package.
+
+    Args:
+        corpus: as `open_corpus` takes it, or what it gave.
+        split: of the corpus.
+        tokenizer: a fast tokenizer with an eos_token.
+        cache_dir: as `prepare` takes it.
+        max_tokens: bound on this split, at least 3; its last document is cut, and ended all the same.
+        progress: called with (split, tokens done, max_tokens).
+
+    Raises:
+        ValueError: no such split, no eos_token, or a corpus that is empty or malformed.
+        FileNotFoundError: a file or folder that is not there.
+    """
+    opened = open_corpus(corpus) if isinstance(corpus, str) else corpus
+    _check_max_tokens(max_tokens)
+    identity = (text_encoder(tokenizer).to_str(), eos_id(tokenizer))
+    key = digest(FORMAT, opened.fingerprint(), split, identity, max_tokens)
+
+    def build(folder: Path) -> None:
+        write_split(folder, opened, split, tokenizer, max_tokens, progress)
+
+    folder = cached_folder(cache_dir or default_cache_dir(), f"{split}-{key}", _holds_tokens, build)
+    return dataclasses.replace(open_token_file(folder), corpus=opened.spec)
+
+
+def _check_max_tokens(max_tokens: int | None) -> None:
+    if max_tokens is not None and max_tokens < 3:
+        raise ValueError(f"max_tokens must be at least 3, got {max_tokens}")
+
+
+def _tokenizer(
+    corpus: Corpus, spec: str, cache_dir: Path, max_tokens: int | None, progress: Progress | None
+) -> PreTrainedTokenizerFast:
+    wanted = parse_tokenizer(spec)
+    if isinstance(wanted, Saved):
+        return load_tokenizer(wanted.folder)
+    max_words = max_tokens if isinstance(wanted, Words) else None
+    key = digest(FORMAT, corpus.fingerprint(), spec, max_words)
+
+    def build(folder: Path) -> None:
+        texts = _reported(corpus.documents("train"), progress)
+        match wanted:
+            case BPE(vocab_size=vocab_size):
+                made = train_bpe(_first(texts, BPE_CHARACTERS, len), vocab_size)
+            case Words():
+                made = build_words(_first(texts, max_words, corpus.count_words))
+        made.save_pretrained(str(folder))
+
+    return load_tokenizer(cached_folder(cache_dir, f"tokenizer-{key}", _holds_tokenizer, build))
+
+
+def _holds_tokens(folder: Path) -> bool:
+    try:
+        open_token_file(folder)
+    except (OSError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _holds_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file() and (folder / "tokenizer_config.json").is_file()
+
+
+def _reported(texts: Iterable[str], progress: Progress | None) -> Iterator[str]:
+    done = reported = 0
+    for text in texts:
+        yield text
+        done += len(text)
+        if progress is not None and done - reported >= BATCH_CHARACTERS:
+            progress("tokenizer", done, None)
+            reported = done
+
+
+def _first(texts: Iterable[str], amount: int | None, measure: Callable[[str], int]) -> Iterator[str]:
+    """Whole texts until they measure the amount; all of them if it is None."""
+    measured = 0
+    for text in texts:
+        yield text
+        measured += measure(text)
+        if amount is not None and measured >= amount:
+            return

@@ -1,0 +1,37 @@
+"""Text from a trained model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+import wavepos.models  # noqa: F401 - registers the models with transformers' Auto classes
+from wavepos.evaluate.run import finished_run
+
+
+def generate_text(run_dir: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> str:
+    """The prompt and its continuation.
+
+    Args:
+        run_dir: directory of a finished run.
+        prompt: the text to continue; empty: the model begins a document.
+        max_new_tokens: tokens to add, at most; an end of document ends it.
+        temperature: 0 takes the likeliest token each time.
+        seed: of the sampling.
+    """
+    finished_run(run_dir)
+    tokenizer: Any = AutoTokenizer.from_pretrained(run_dir / "model")
+    model: Any = AutoModelForCausalLM.from_pretrained(run_dir / "model").eval()
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids.to(torch.int64)
+    ids = torch.cat([torch.full((1, 1), tokenizer.eos_token_id), ids], dim=1)
+    set_seed(seed)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0.0 else {"do_sample": False}
+    out = model.generate(
+        ids,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **sampling,
+    )
+    return str(tokenizer.decode(out[0, 1:], skip_special_tokens=True))

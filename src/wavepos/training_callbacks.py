@@ -1,0 +1,100 @@
+"""What Trainer lacks for runs that are cut off: checkpoints known to be whole, a clean stop on Ctrl-C, progress."""
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from wavepos.provenance import write_json
+
+MARKER = "complete.json"
+
+
+def complete_checkpoint(directory: Path) -> str | None:
+    """The newest checkpoint that was written to its end; those cut off in the middle of writing are removed."""
+    found: list[tuple[int, Path]] = []
+    for path in directory.glob("checkpoint-*"):
+        if (path / MARKER).exists():
+            found.append((int(path.name.rpartition("-")[2]), path))
+        else:
+            shutil.rmtree(path)
+    return str(max(found)[1]) if found else None
+
+
+class CompleteCheckpoints(TrainerCallback):  # type: ignore[misc] # transformers is untyped here
+    """Marks each checkpoint once all of it is on disk, and carries the seconds trained so far across restarts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.seconds = 0.0
+        self._since = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        marker = self.directory / f"checkpoint-{state.global_step}" / MARKER
+        self.seconds = json.loads(marker.read_text())["seconds"] if marker.exists() else 0.0
+        self._since = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            marker = self.directory / f"checkpoint-{state.global_step}" / MARKER
+            write_json(marker, {"step": state.global_step, "seconds": self.seconds})
+
+
+class StopOnSignal(TrainerCallback):  # type: ignore[misc] # as above
+    """On Ctrl-C or SIGTERM: finish the update, save, stop. A second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._former: dict[int, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python delivers signals to the main thread only
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._former[number] = signal.signal(number, self._request)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.requested and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._restore()
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+
+class Observer(TrainerCallback):  # type: ignore[misc] # as above
+    """Tells a function of each update: (update, updates, last logged loss)."""
+
+    def __init__(self, observe: Callable[[int, int, float | None], None] | None) -> None:
+        self._observe = observe
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._observe is not None:
+            logged = [entry["loss"] for entry in state.log_history[-3:] if "loss" in entry]
+            self._observe(state.global_step, state.max_steps, logged[-1] if logged else None)
