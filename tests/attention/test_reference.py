@@ -258,7 +258,7 @@ K = torch.zeros(2, 2, 7, DIM)
         ({"q": Q[:, :3]}, "k's heads must divide q's, got 3 query and 2 key/value heads"),
         ({"query_offset": -1}, "query_offset must be at least 0, got -1"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
-        ({"backend": "flash"}, "backend must be one of auto, banded, reference.* got 'flash'"),
+        ({"backend": "flash"}, "backend must be one of auto, banded, triton, reference.* got 'flash'"),
         ({"key_padding_mask": torch.ones(2, 5, dtype=torch.bool)}, r"key_padding_mask must have shape .* = \(2, 7\)"),
         ({"key_padding_mask": torch.ones(2, 7)}, "key_padding_mask must be bool"),
         ({"document_ids": torch.zeros(2, 7), "query_offset": 3}, "document_ids cover 7 key positions"),

@@ -10,7 +10,7 @@ from torch import Tensor
 from wavepos.attention.mask import Mask
 from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
 
-Backend = Literal["auto", "banded", "reference"]
+Backend = Literal["auto", "banded", "triton", "reference"]
 
 REFERENCE_LIMIT = 2**28
 """Scores (B·H·T·S) up to which "auto" falls back on the dense reference: 1 GiB in float32."""
@@ -44,8 +44,9 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
             `NoPE`.
         causal: a query sees keys at its own position and before. False is served for `NoPE` and `Rotary` only: tables
             over displacements start at 0.
-        backend: "banded" (exact, memory linear in T + S, no dropout), "reference" (dense, T·S memory, float32) or
-            "auto": banded where it serves, else the reference up to 2**28 scores (B·H·T·S).
+        backend: "banded" (exact, memory linear in T + S, no dropout), "triton" (one fused CUDA kernel, head_dim 64 and
+            128, no key_padding_mask), "reference" (dense, T·S memory, float32) or "auto": banded where it serves, else
+            the reference up to 2**28 scores (B·H·T·S).
         softmax_scale: factor on q·k + r·p; None: 1/√D.
         dropout: probability with which an attention weight is dropped; apply it in training only.
         key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks).
@@ -87,6 +88,10 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
                 from wavepos.attention.banded import banded_attention
 
                 return banded_attention(terms, v, mask, scale)
+            case "triton":
+                from wavepos.attention.triton import triton_attention
+
+                return triton_attention(terms, v, mask, scale, dropout)
             case "reference":
                 from wavepos.attention.reference import reference_attention
 
@@ -103,12 +108,14 @@ def _no_autocast(device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
-def _chosen(backend: Backend, terms: ScoreTerms, mask: Mask, dropout: float) -> Literal["banded", "reference"]:
+def _chosen(
+    backend: Backend, terms: ScoreTerms, mask: Mask, dropout: float
+) -> Literal["banded", "triton", "reference"]:
     """The rule of "auto", and the refusals of a backend that is named."""
     from wavepos.attention.banded import banded_refusal
 
-    if backend == "reference":
-        return "reference"
+    if backend in ("triton", "reference"):
+        return backend
     refusal = (
         f"backend='banded' has no dropout on attention weights, got dropout={dropout}; use dropout=0.0 or "
         "backend='reference'"

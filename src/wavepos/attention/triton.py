@@ -1,0 +1,331 @@
+"""The fused kernel: flash attention with a relative term, forward and backward, in Triton (`triton_kernels.py`).
+
+The term r_m·p(δ) of the table's R displacements is computed before the kernel by matrix products (`skew.py`) and read
+by it in aligned tiles; a bias b[h,δ] is read from its [H,R] table. Keys further back than R need neither: their tiles
+are plain flash attention. The backward pass makes the band again and writes the gradient of each of its entries over
+it, once and without atomics, so it is deterministic; matrix products turn it into the gradients of r and the table.
+"""
+
+import contextlib
+import math
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavepos.attention import skew
+from wavepos.attention.mask import Mask
+from wavepos.attention.skew import SkewLayout
+from wavepos.positions.terms import ScoreTerms
+
+LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Tile sizes of a kernel, in queries and keys (together at most `skew.GUARD`), and how Triton compiles it."""
+
+    queries: int
+    keys: int
+    num_warps: int
+    num_stages: int
+
+    def options(self, head_dim: int) -> dict[str, int]:
+        return {
+            "HEAD_DIM": head_dim,
+            "BLOCK_M": self.queries,
+            "BLOCK_N": self.keys,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+        }
+
+
+HALF_BLOCKS = {  # float16 and bfloat16, by kernel and head_dim
+    ("forward", 64): Blocks(128, 64, 4, 3),
+    ("forward", 128): Blocks(128, 64, 8, 3),
+    ("dq", 64): Blocks(128, 64, 8, 2),
+    ("dq", 128): Blocks(128, 64, 8, 2),
+    ("dkdv", 64): Blocks(64, 128, 8, 2),
+    ("dkdv", 128): Blocks(64, 128, 8, 2),
+}
+FLOAT32_BLOCKS = {64: Blocks(32, 32, 4, 1), 128: Blocks(32, 32, 8, 1)}  # also under Triton's interpreter
+
+
+def triton_attention(
+    terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: float, dropout: float = 0.0
+) -> Tensor:
+    """softmax(softmax_scale · q·k + relative_scale · r·p(δ) + b) v by the fused kernel, [B,H,T,D] in q's dtype.
+
+    Memory beside inputs and outputs: with a table B·H·T·(R + 16 … 46) entries of q's dtype while a pass runs; with a
+    bias that needs a gradient the same in the backward pass.
+
+    Raises:
+        ValueError: the kernel does not serve the call; the message says why.
+        ImportError: triton is not installed.
+    """
+    _check(terms, mask, softmax_scale, dropout)
+    table = terms.table
+    if table is not None and terms.relative_scale is not None:  # the kernel applies softmax_scale to all of a score
+        table = table * (terms.relative_scale / softmax_scale)
+    out: Tensor
+    out, _ = _forward(
+        _rows_adjacent(terms.q_BHTD),
+        _rows_adjacent(terms.k_BGSD),
+        _rows_adjacent(v_BGSD),
+        None if terms.r_BHTE is None else terms.r_BHTE.to(terms.q_BHTD.dtype),
+        table,
+        None if terms.bias_HR is None else terms.bias_HR.float() / softmax_scale,
+        None if mask.document_ids_BS is None else _document_ends(mask.document_ids_BS),
+        mask.query_offset,
+        softmax_scale,
+        terms.tail == "clamp",
+    )
+    return out
+
+
+def _check(terms: ScoreTerms, mask: Mask, softmax_scale: float, dropout: float) -> None:
+    q, k, table, bias = terms.q_BHTD, terms.k_BGSD, terms.table, terms.bias_HR
+    interpreted = _kernels().INTERPRETED
+    dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
+    refusals = {
+        f"needs CUDA tensors, got {q.device}": not q.is_cuda and not interpreted,
+        f"serves {', '.join(map(str, dtypes))}, got {q.dtype}": q.dtype not in dtypes,
+        f"serves head_dim 64 and 128, got {q.shape[-1]}": q.shape[-1] not in (64, 128),
+        f"needs a query and a key, got q {tuple(q.shape)} and k {tuple(k.shape)}": 0 in (*q.shape, *k.shape),
+        "serves causal=True only": not mask.causal,
+        "does not serve key_padding_mask": mask.key_padding_BS is not None,
+        f"does not serve dropout, got {dropout}": dropout > 0.0,
+        f"needs a positive softmax_scale, got {softmax_scale}": not softmax_scale > 0.0,
+        f"needs first_displacement 0, got {terms.first_displacement}": terms.first_displacement != 0,
+        "serves a table or a bias, not both in one call": table is not None and bias is not None,
+        "serves one table for all heads, not one a head": table is not None and table.dim() != 2,
+        "does not serve a table that covers every displacement: its memory would grow as T·S": (
+            table is not None and terms.tail == "none"
+        ),
+        "does not serve the gradient of a bias that covers every displacement: its memory would grow as T·S": (
+            bias is not None and bias.requires_grad and terms.tail == "none"
+        ),
+    }
+    for refusal, holds in refusals.items():
+        if holds:
+            raise ValueError(f"backend='triton' {refusal}")
+
+
+def _kernels() -> ModuleType:
+    try:
+        from wavepos.attention import triton_kernels
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] != "triton":
+            raise
+        raise ImportError("backend='triton' needs the package triton: pip install triton") from error
+    return triton_kernels
+
+
+def _rows_adjacent(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _document_ends(ids_BS: Tensor) -> Tensor:
+    """The first and the last key of every key's document, int32 [2,B,S]; a document need not be one run of keys."""
+    ordered, order = ids_BS.sort(dim=1, stable=True)
+    place = torch.arange(ids_BS.shape[1], device=ids_BS.device).expand_as(order)
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first_of_ordered = order.gather(1, torch.where(begins, place, 0).cummax(1).values)
+    first = torch.empty_like(order).scatter_(1, order, first_of_ordered)
+    last = torch.zeros_like(first).scatter_reduce_(1, first, place, "amax").gather(1, first)
+    return torch.stack([first, last]).int()
+
+
+@torch.library.custom_op("wavepos::triton_attention", mutates_args=())
+def _forward(  # noqa: PLR0913 - an operator takes tensors and numbers only
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    r: Tensor | None,
+    table: Tensor | None,
+    bias: Tensor | None,
+    documents: Tensor | None,
+    query_offset: int,
+    softmax_scale: float,
+    clamp: bool,
+) -> tuple[Tensor, Tensor]:
+    """out and lse, float32 and to base 2. The bias is float32 and divided by softmax_scale."""
+    out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    layout = _layout(q, table, bias, query_offset)
+    term = _term(r, table, bias, layout)
+    blocks = _blocks("forward", q)
+    _launch(
+        _kernels().forward_kernel,
+        (q, blocks.queries),
+        (q, k, v, out, lse, _or(term, q), _or(documents, q)),
+        (*_strides(q, k, v, out), *_lengths(q, k, layout), softmax_scale * LOG2_E),
+        {**_switches(table, bias, documents, clamp), **blocks.options(q.shape[3])},
+    )
+    return out, lse
+
+
+@_forward.register_fake
+def _forward_fake(q: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+@torch.library.custom_op("wavepos::triton_attention_backward", mutates_args=())
+def _backward(  # noqa: PLR0913 - an operator takes tensors and numbers only
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    r: Tensor | None,
+    table: Tensor | None,
+    bias: Tensor | None,
+    documents: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    query_offset: int,
+    softmax_scale: float,
+    clamp: bool,
+    needs_dterm: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dq, dk, dv, dr and the gradient of the table or the bias; the last two are empty where there is none."""
+    dq, dk, dv = torch.empty_like(q), k.new_empty(k.shape), v.new_empty(v.shape)
+    layout = _layout(q, table, bias, query_offset)
+    term = dband = _term(r, table, bias, layout)
+    if bias is not None:
+        dband = q.new_zeros(q.shape[0], q.shape[1], layout.rows, layout.pitch) if needs_dterm else None
+    delta, dtail = torch.empty_like(lse), lse.new_zeros(q.shape[0], q.shape[1], layout.rows if clamp else 0)
+    first, last = (q, q) if documents is None else documents.unbind()
+    inputs = (q, k, v, grad, lse, delta)
+    numbers = (*_lengths(q, k, layout), softmax_scale, softmax_scale * LOG2_E)
+    switches = _switches(table, bias, documents, clamp)
+    kernels, for_dq, for_dkdv = _kernels(), _blocks("dq", q), _blocks("dkdv", q)
+    options = {"HEAD_DIM": q.shape[3], "BLOCK_M": for_dq.queries}
+    _launch(
+        kernels.delta_kernel, (q, for_dq.queries), (out, grad, delta), (*_strides(out, grad), *q.shape[1:3]), options
+    )
+    _launch(  # before dq's kernel, which overwrites the band
+        kernels.dkdv_kernel,
+        (k, for_dkdv.keys),
+        (*inputs, dk, dv, _or(term, q), first, last),
+        (*_strides(q, k, v, grad, dk), *numbers),
+        {**switches, **for_dkdv.options(q.shape[3])},
+    )
+    _launch(
+        kernels.dq_kernel,
+        (q, for_dq.queries),
+        (*inputs, dq, _or(term, q), _or(dband, q), dtail, first),
+        (*_strides(q, k, v, grad, dq), *numbers),
+        {**switches, "DBAND": dband is not None, **for_dq.options(q.shape[3])},
+    )
+    return dq, dk, dv, *_term_gradients(dband, dtail, r, table, layout, needs_dterm)
+
+
+@_backward.register_fake
+def _backward_fake(
+    _: Tensor, q: Tensor, k: Tensor, v: Tensor, r: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    table, bias, needs_dterm = rest[0], rest[1], rest[-1]
+    term = table if bias is None else bias
+    dterm_shape = (0,) if term is None or not needs_dterm else term.shape
+    return (
+        torch.empty_like(q),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape),
+        q.new_empty(0, dtype=torch.float32) if r is None else q.new_empty(r.shape),
+        q.new_empty(dterm_shape, dtype=torch.float32),
+    )
+
+
+def _term_gradients(
+    dband: Tensor | None,
+    dtail: Tensor,
+    r: Tensor | None,
+    table: Tensor | None,
+    layout: SkewLayout,
+    needs_dterm: bool,
+) -> tuple[Tensor, Tensor]:
+    """dr and the gradient of the table or the bias, from the gradient of the band and of what holds beyond it."""
+    dr, dterm = dtail.new_empty(0), dtail.new_empty(0)
+    if dband is None:
+        return dr, dterm
+    if dtail.numel():
+        skew.add_to_last(dband, dtail, layout)
+    if r is None or table is None:
+        return dr, skew.band_grad_bias(dband, layout)
+    if needs_dterm:
+        dterm = skew.band_grad_table(dband, r, layout)
+    return skew.band_grad_r(dband, table, layout, r.shape), dterm
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:7], *output)
+    ctx.settings = inputs[7:]
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: object) -> tuple[Tensor | None, ...]:
+    needs = ctx.needs_input_grad
+    grads = _backward(_rows_adjacent(grad), *ctx.saved_tensors, *ctx.settings, needs[4] or needs[5])
+    dr, dterm = (grads[3] if needs[3] else None), grads[4]
+    return *grads[:3], dr, dterm if needs[4] else None, dterm if needs[5] else None, None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def _layout(q: Tensor, table: Tensor | None, bias: Tensor | None, query_offset: int) -> SkewLayout:
+    reach = table.shape[0] if table is not None else 0 if bias is None else bias.shape[1]
+    return SkewLayout(reach=reach, num_queries=q.shape[2], query_offset=query_offset)
+
+
+def _term(r: Tensor | None, table: Tensor | None, bias: Tensor | None, layout: SkewLayout) -> Tensor | None:
+    """What the kernel reads the term from."""
+    if r is None or table is None:
+        return None if bias is None else bias.contiguous()
+    return skew.make_band(r, table, layout)
+
+
+def _blocks(kernel: str, q: Tensor) -> Blocks:
+    if q.dtype == torch.float32 or not q.is_cuda:
+        return FLOAT32_BLOCKS[q.shape[3]]
+    return HALF_BLOCKS[kernel, q.shape[3]]
+
+
+def _launch(
+    kernel: Any,
+    rows: tuple[Tensor, int],
+    tensors: tuple[Tensor, ...],
+    numbers: tuple[float, ...],
+    options: dict[str, Any],
+) -> None:
+    """Run one program for every so many rows of a tensor [B,·,length,D]."""
+    x, block = rows
+    programs = x.shape[0] * x.shape[1] * -(-x.shape[2] // block)
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        kernel[(programs,)](*tensors, *numbers, **options)
+
+
+def _or(x: Tensor | None, unused: Tensor) -> Tensor:
+    """A kernel takes a pointer also where it reads none."""
+    return unused if x is None else x
+
+
+def _strides(*tensors: Tensor) -> tuple[int, ...]:
+    return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
+
+
+def _lengths(q: Tensor, k: Tensor, layout: SkewLayout) -> tuple[int, ...]:
+    num_heads = q.shape[1]
+    return (
+        *(num_heads, num_heads // k.shape[1]),
+        *(layout.query_offset, layout.num_queries, k.shape[2], layout.reach),
+        *(layout.rows, layout.pitch, layout.key_column),
+    )
+
+
+def _switches(table: Tensor | None, bias: Tensor | None, documents: Tensor | None, clamp: bool) -> dict[str, Any]:
+    kernels = _kernels()
+    term = kernels.TABLE if table is not None else kernels.NOTHING if bias is None else kernels.BIAS
+    has_term = table is not None or bias is not None
+    return {"TERM": term.value, "CLAMP": clamp and has_term, "DOCUMENTS": documents is not None}

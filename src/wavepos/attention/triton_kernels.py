@@ -1,0 +1,443 @@
+"""The Triton kernels of `triton.py`, which says what they compute and launches them.
+
+The key loop of a block of queries runs in four parts that never test what cannot happen in them:
+
+    0 … FAR … EDGE of the table … BAND … DIAGONAL … last key that the block's queries see
+
+Names: i rows of queries (at position query_offset + i), n keys, `row` where the term of a row lies, `shape` the tuple
+(query_offset, num_queries, num_keys, reach), `band` the tuple (rows, pitch, key_column) of `skew.SkewLayout`. Scores
+are raw: softmax_scale is not applied yet. Exponentials have base 2.
+"""
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-decorators=False
+# (Triton compiles the kernels: their arguments are no Python values)
+# ruff: noqa: PLR0913 - a kernel takes every pointer and length by itself
+
+import triton
+import triton.language as tl
+
+from wavepos.attention import skew
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)  # as it stands when the kernels below are decorated
+SKEW = tl.constexpr(skew.SKEW)
+UNSEEN = tl.constexpr(-1e30)  # the score of a key that is not seen; finite, for −inf − −inf would be NaN
+
+LENGTHS = ("query_offset", "num_queries", "num_keys")  # no compilation of their own for 1 and multiples of 16
+
+# The term of a call
+NOTHING = tl.constexpr(0)
+TABLE = tl.constexpr(1)
+BIAS = tl.constexpr(2)
+
+# The parts of the key loop, in its order
+FAR = tl.constexpr(0)
+EDGE = tl.constexpr(1)
+BAND = tl.constexpr(2)
+DIAGONAL = tl.constexpr(3)
+
+
+@triton.jit
+def _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM: tl.constexpr):
+    """Where the term of the rows i = first_row … lies: key n of a row stands n after `row` (TABLE) or n before."""
+    query_offset, _, _, reach = shape
+    rows, pitch, key_column = band
+    if TERM == BIAS:
+        term_ptr += head.to(tl.int64) * reach
+        row = query_offset + i
+    else:
+        term_ptr += (batch_head.to(tl.int64) * rows + first_row) * pitch
+        row = (i - first_row) * pitch - i // SKEW * SKEW + key_column
+    return term_ptr, row
+
+
+@triton.jit
+def _load_term(term_ptr, row, n, mask, TERM: tl.constexpr):
+    place = row + n
+    if TERM == BIAS:
+        place = row - n
+    return tl.load(term_ptr + place, mask=mask, other=0.0)
+
+
+@triton.jit
+def _load_tail(term_ptr, row, i, shape, TERM: tl.constexpr, CLAMP: tl.constexpr):
+    """The term that holds beyond the table, one value a row."""
+    query_offset, num_queries, _, reach = shape
+    tail = tl.zeros(i.shape, tl.float32)
+    if CLAMP:
+        tail = _load_term(term_ptr, row, query_offset + i - (reach - 1), i < num_queries, TERM).to(tl.float32)
+    return tail
+
+
+@triton.jit
+def _load_tile_term(term_ptr, row, i, n, shape, PART: tl.constexpr, TERM: tl.constexpr):
+    """The term of a tile, for `_raw_scores`: anything outside the table.
+
+    Here and in `_raw_scores` what belongs to queries (i, row, tail, document_q) comes broadcast along one axis of the
+    tile and what belongs to keys (n, document_k) along the other; which is which does not matter.
+    """
+    query_offset, num_queries, _, reach = shape
+    term = 0.0
+    if TERM != NOTHING and PART != FAR:
+        displacement = query_offset + i - n
+        inside = i < num_queries
+        if PART == EDGE and TERM == BIAS:  # (a band is read past its edge: 16 bytes at a time, into pads and `GUARD`)
+            inside = inside & (displacement < reach)
+        if PART == DIAGONAL:
+            inside = inside & (displacement < reach) & (displacement >= 0)
+        term = _load_term(term_ptr, row, n, inside, TERM)
+    return term
+
+
+@triton.jit
+def _raw_scores(
+    scores, term, tail, i, n, document_q, document_k, shape,
+    PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+):  # fmt: skip
+    """q·k plus the term, UNSEEN where the mask forbids."""
+    query_offset, _, num_keys, reach = shape
+    displacement = query_offset + i - n
+    if TERM != NOTHING and PART != FAR:
+        term = term.to(tl.float32)
+        if PART != BAND:
+            term = tl.where(displacement >= reach, tail if CLAMP else 0.0, term)
+        scores += term
+    if CLAMP and PART == FAR:
+        scores += tail
+    if PART == DIAGONAL:
+        scores = tl.where((displacement >= 0) & (n < num_keys), scores, UNSEEN)
+    if DOCUMENTS:
+        scores = tl.where(document_q == document_k, scores, UNSEEN)
+    return scores
+
+
+@triton.jit
+def _load_rows(ptr, first, stride, num_rows, LENGTH: tl.constexpr, WIDTH: tl.constexpr, CHECK: tl.constexpr):
+    """LENGTH rows from `first` on of a matrix of that width; with CHECK, zeros past its end."""
+    local = tl.arange(0, LENGTH)[:, None]
+    places = ptr + tl.cast(first, tl.int64) * stride + (local * stride + tl.arange(0, WIDTH)[None, :])
+    mask = local < num_rows - first if CHECK else None
+    return tl.load(places, mask=mask, other=0.0 if CHECK else None)
+
+
+@triton.jit
+def _store_rows(ptr, first, stride, num_rows, values, LENGTH: tl.constexpr, WIDTH: tl.constexpr):
+    local = tl.arange(0, LENGTH)[:, None]
+    places = ptr + tl.cast(first, tl.int64) * stride + (local * stride + tl.arange(0, WIDTH)[None, :])
+    tl.store(places, values.to(ptr.dtype.element_ty), mask=local < num_rows - first)
+
+
+@triton.jit
+def _query_documents(document_ptr, i, shape, DOCUMENTS: tl.constexpr):
+    """The documents of queries i, each named by its first key, and the earliest of those."""
+    query_offset, num_queries, num_keys, _ = shape
+    document_q = i
+    first = 0
+    if DOCUMENTS:
+        document_q = tl.load(document_ptr + query_offset + i, mask=i < num_queries, other=num_keys)
+        first = tl.min(document_q, 0)
+    return document_q, first
+
+
+@triton.jit
+def _key_parts(first_row, first_document, shape, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Where the parts of the key loop begin, and the end, for the queries from first_row on."""
+    query_offset, num_queries, num_keys, reach = shape
+    position = query_offset + first_row
+    start = first_document // BLOCK_N * BLOCK_N
+    end = tl.minimum(num_keys, tl.minimum(position + BLOCK_M, query_offset + num_queries))
+    whole = num_keys // BLOCK_N * BLOCK_N
+    edge = tl.minimum(tl.maximum(position - reach + 1, 0) // BLOCK_N * BLOCK_N, whole)
+    diagonal = tl.minimum((position + 1) // BLOCK_N * BLOCK_N, whole)
+    band = tl.minimum(tl.cdiv(tl.maximum(position + BLOCK_M - reach, 0), BLOCK_N) * BLOCK_N, diagonal)
+    return start, tl.maximum(edge, start), tl.maximum(band, start), tl.maximum(diagonal, start), tl.maximum(end, start)
+
+
+@triton.jit
+def _forward_tiles(
+    acc, total, peak, q, i, tail, row, document_q, k_ptr, v_ptr, term_ptr, document_ptr, stride_kn, stride_vn,
+    start, end, shape, exponent_scale,
+    PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    num_keys = shape[2]
+    for first_key in range(start, end, BLOCK_N):
+        first_key = tl.multiple_of(first_key, BLOCK_N)
+        n = first_key + tl.arange(0, BLOCK_N)
+        k = _load_rows(k_ptr, first_key, stride_kn, num_keys, BLOCK_N, HEAD_DIM, PART == DIAGONAL)
+        term = _load_tile_term(term_ptr, row[:, None], i[:, None], n[None, :], shape, PART, TERM)
+        document_k = n
+        if DOCUMENTS:
+            document_k = tl.load(document_ptr + n, mask=n < num_keys, other=-1)
+        scores = _raw_scores(
+            tl.dot(q, tl.trans(k), input_precision="ieee"), term, tail[:, None], i[:, None], n[None, :],
+            document_q[:, None], document_k[None, :], shape, PART, TERM, CLAMP, DOCUMENTS,
+        )  # fmt: skip
+        new_peak = tl.maximum(peak, tl.max(scores, 1) * exponent_scale)
+        weights = tl.exp2(scores * exponent_scale - new_peak[:, None])
+        shrink = tl.exp2(peak - new_peak)
+        total = total * shrink + tl.sum(weights, 1)
+        v = _load_rows(v_ptr, first_key, stride_vn, num_keys, BLOCK_N, HEAD_DIM, PART == DIAGONAL)
+        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+        peak = new_peak
+    return acc, total, peak
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def forward_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, term_ptr, document_ptr,
+    stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn,
+    stride_vb, stride_vh, stride_vn, stride_ob, stride_oh, stride_om,
+    num_heads, group_size, query_offset, num_queries, num_keys, reach, band_rows, band_pitch, key_column,
+    exponent_scale, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """out [B,H,T,D] and lse [B,H,T], the logarithm to base 2 of the softmax's denominator."""
+    shape = (query_offset, num_queries, num_keys, reach)
+    num_blocks = tl.cdiv(num_queries, BLOCK_M)
+    batch_head = tl.program_id(0) // num_blocks
+    first_row = (num_blocks - 1 - tl.program_id(0) % num_blocks) * BLOCK_M  # the longest loops first
+    batch, head = (batch_head // num_heads).to(tl.int64), batch_head % num_heads
+    kv_head = (head // group_size).to(tl.int64)
+    k_ptr += batch * stride_kb + kv_head * stride_kh
+    v_ptr += batch * stride_vb + kv_head * stride_vh
+    document_ptr += batch * num_keys
+    i = first_row + tl.arange(0, BLOCK_M)
+    q_ptr += batch * stride_qb + head.to(tl.int64) * stride_qh
+    q = _load_rows(q_ptr, first_row, stride_qm, num_queries, BLOCK_M, HEAD_DIM, True)
+    band = (band_rows, band_pitch, key_column)
+    term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM)
+    tail = _load_tail(term_ptr, row, i, shape, TERM, CLAMP)
+    document_q, first_document = _query_documents(document_ptr, i, shape, DOCUMENTS)
+    parts = _key_parts(first_row, first_document, shape, BLOCK_M, BLOCK_N)
+    acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    for part in tl.static_range(4):
+        if TERM != NOTHING or (part != EDGE and part != BAND):
+            acc, total, peak = _forward_tiles(
+                acc, total, peak, q, i, tail, row, document_q,
+                k_ptr, v_ptr, term_ptr, document_ptr, stride_kn, stride_vn,
+                parts[part], parts[part + 1], shape, exponent_scale, part, TERM, CLAMP, DOCUMENTS, HEAD_DIM, BLOCK_N,
+            )  # fmt: skip
+    out_ptr += batch * stride_ob + head.to(tl.int64) * stride_oh
+    _store_rows(out_ptr, first_row, stride_om, num_queries, acc / total[:, None], BLOCK_M, HEAD_DIM)
+    tl.store(lse_ptr + batch_head.to(tl.int64) * num_queries + i, peak + tl.log2(total), mask=i < num_queries)
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def delta_kernel(
+    out_ptr, grad_ptr, delta_ptr, stride_ob, stride_oh, stride_om, stride_gb, stride_gh, stride_gm,
+    num_heads, num_queries, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """delta_m = Σ_d out[m,d]·grad[m,d]."""
+    num_blocks = tl.cdiv(num_queries, BLOCK_M)
+    batch_head = (tl.program_id(0) // num_blocks).to(tl.int64)
+    batch, head = batch_head // num_heads, batch_head % num_heads
+    first_row = tl.program_id(0) % num_blocks * BLOCK_M
+    i = first_row + tl.arange(0, BLOCK_M)
+    out_ptr += batch * stride_ob + head * stride_oh
+    grad_ptr += batch * stride_gb + head * stride_gh
+    out = _load_rows(out_ptr, first_row, stride_om, num_queries, BLOCK_M, HEAD_DIM, True)
+    grad = _load_rows(grad_ptr, first_row, stride_gm, num_queries, BLOCK_M, HEAD_DIM, True)
+    delta = tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1)
+    tl.store(delta_ptr + batch_head * num_queries + i, delta, mask=i < num_queries)
+
+
+@triton.jit
+def _dq_tiles(
+    dq, dtail, q, grad, lse, delta, i, tail, row, band_row, document_q,
+    k_ptr, v_ptr, term_ptr, dband_ptr, document_ptr, stride_kn, stride_vn,
+    start, end, shape, softmax_scale, exponent_scale,
+    PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr, DBAND: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    query_offset, num_queries, num_keys, reach = shape
+    for first_key in range(start, end, BLOCK_N):
+        first_key = tl.multiple_of(first_key, BLOCK_N)
+        n = first_key + tl.arange(0, BLOCK_N)
+        k = _load_rows(k_ptr, first_key, stride_kn, num_keys, BLOCK_N, HEAD_DIM, PART == DIAGONAL)
+        term = _load_tile_term(term_ptr, row[:, None], i[:, None], n[None, :], shape, PART, TERM)
+        v = _load_rows(v_ptr, first_key, stride_vn, num_keys, BLOCK_N, HEAD_DIM, PART == DIAGONAL)
+        document_k = n
+        if DOCUMENTS:
+            document_k = tl.load(document_ptr + n, mask=n < num_keys, other=-1)
+        scores = _raw_scores(
+            tl.dot(q, tl.trans(k), input_precision="ieee"), term, tail[:, None], i[:, None], n[None, :],
+            document_q[:, None], document_k[None, :], shape, PART, TERM, CLAMP, DOCUMENTS,
+        )  # fmt: skip
+        weights = tl.exp2(scores * exponent_scale - lse[:, None])
+        dscores = weights * (tl.dot(grad, tl.trans(v), input_precision="ieee") - delta[:, None])
+        dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")
+        displacement = query_offset + i[:, None] - n[None, :]
+        if DBAND and CLAMP and PART == FAR:
+            dtail += tl.sum(dscores, 1)
+        if DBAND and CLAMP and PART != FAR and PART != BAND:
+            dtail += tl.sum(tl.where(displacement >= reach, dscores, 0.0), 1)
+        if DBAND and PART != FAR:
+            inside = (i < num_queries)[:, None]
+            if PART != BAND:
+                inside = inside & (displacement >= 0) & (displacement < reach)
+            # May overwrite what `term` was read from: one thread reads an entry, and what is written needs it.
+            dterm = (dscores * softmax_scale).to(dband_ptr.dtype.element_ty)
+            tl.store(dband_ptr + band_row[:, None] + n[None, :], dterm, mask=inside)
+    return dq, dtail
+
+
+@triton.jit
+def _zero_tiles(dband_ptr, band_row, i, start, end, shape, BLOCK_N: tl.constexpr):
+    """Zeros in the entries of keys start … end − 1, where the table has them."""
+    query_offset, num_queries, _, reach = shape
+    for first_key in range(start, end, BLOCK_N):
+        n = first_key + tl.arange(0, BLOCK_N)
+        displacement = query_offset + i[:, None] - n[None, :]
+        inside = (i < num_queries)[:, None] & (displacement >= 0) & (displacement < reach)
+        zeros = tl.zeros(displacement.shape, dband_ptr.dtype.element_ty)
+        tl.store(dband_ptr + band_row[:, None] + n[None, :], zeros, mask=inside)
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def dq_kernel(
+    q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, term_ptr, dband_ptr, dtail_ptr, document_ptr,
+    stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+    stride_gb, stride_gh, stride_gm, stride_db, stride_dh, stride_dm,
+    num_heads, group_size, query_offset, num_queries, num_keys, reach, band_rows, band_pitch, key_column,
+    softmax_scale, exponent_scale,
+    TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr, DBAND: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """dq, and with DBAND the gradient of every entry of the band and of the clamped tail."""
+    shape, band = (query_offset, num_queries, num_keys, reach), (band_rows, band_pitch, key_column)
+    num_blocks = tl.cdiv(num_queries, BLOCK_M)
+    batch_head = tl.program_id(0) // num_blocks
+    first_row = (num_blocks - 1 - tl.program_id(0) % num_blocks) * BLOCK_M  # the longest loops first
+    batch, head = (batch_head // num_heads).to(tl.int64), batch_head % num_heads
+    kv_head = (head // group_size).to(tl.int64)
+    k_ptr += batch * stride_kb + kv_head * stride_kh
+    v_ptr += batch * stride_vb + kv_head * stride_vh
+    q_ptr += batch * stride_qb + head.to(tl.int64) * stride_qh
+    grad_ptr += batch * stride_gb + head.to(tl.int64) * stride_gh
+    document_ptr += batch * num_keys
+    i = first_row + tl.arange(0, BLOCK_M)
+    q = _load_rows(q_ptr, first_row, stride_qm, num_queries, BLOCK_M, HEAD_DIM, True)
+    grad = _load_rows(grad_ptr, first_row, stride_gm, num_queries, BLOCK_M, HEAD_DIM, True)
+    places = batch_head.to(tl.int64) * num_queries + i
+    lse = tl.load(lse_ptr + places, mask=i < num_queries, other=float("inf"))
+    delta = tl.load(delta_ptr + places, mask=i < num_queries, other=0.0)
+    term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM)
+    dband_ptr, band_row = _find_term(dband_ptr, first_row, i, batch_head, head, shape, band, TABLE)
+    tail = _load_tail(term_ptr, row, i, shape, TERM, CLAMP)
+    document_q, first_document = _query_documents(document_ptr, i, shape, DOCUMENTS)
+    parts = _key_parts(first_row, first_document, shape, BLOCK_M, BLOCK_N)
+    dq = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+    dtail = tl.zeros([BLOCK_M], tl.float32)
+    for part in tl.static_range(4):
+        if TERM != NOTHING or (part != EDGE and part != BAND):
+            dq, dtail = _dq_tiles(
+                dq, dtail, q, grad, lse, delta, i, tail, row, band_row, document_q,
+                k_ptr, v_ptr, term_ptr, dband_ptr, document_ptr, stride_kn, stride_vn,
+                parts[part], parts[part + 1], shape, softmax_scale, exponent_scale,
+                part, TERM, CLAMP, DOCUMENTS, DBAND, HEAD_DIM, BLOCK_N,
+            )  # fmt: skip
+    dq_ptr += batch * stride_db + head.to(tl.int64) * stride_dh
+    _store_rows(dq_ptr, first_row, stride_dm, num_queries, dq * softmax_scale, BLOCK_M, HEAD_DIM)
+    if DBAND:  # entries of keys that the loop did not meet: before its start, past the last key
+        before = tl.maximum(parts[0] - (query_offset + first_row - reach + 1), 0)
+        _zero_tiles(dband_ptr, band_row, i, parts[0] - tl.cdiv(before, BLOCK_N) * BLOCK_N, parts[0], shape, BLOCK_N)
+        past = tl.cdiv(parts[4], BLOCK_N) * BLOCK_N
+        _zero_tiles(dband_ptr, band_row, i, past, query_offset + first_row + BLOCK_M, shape, BLOCK_N)
+    if DBAND and CLAMP:
+        places = batch_head.to(tl.int64) * band_rows + i
+        tl.store(dtail_ptr + places, dtail * softmax_scale, mask=i < num_queries)
+
+
+@triton.jit
+def _dkdv_tiles(
+    dk, dv, k, v, n, document_k, batch_head, head,
+    q_ptr, grad_ptr, lse_ptr, delta_ptr, term_ptr, document_ptr, stride_qm, stride_gm,
+    start, end, shape, band, exponent_scale,
+    PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    num_queries = shape[1]
+    for first_row in range(start, end, BLOCK_M):
+        first_row = tl.multiple_of(first_row, BLOCK_M)
+        i = first_row + tl.arange(0, BLOCK_M)
+        q = _load_rows(q_ptr, first_row, stride_qm, num_queries, BLOCK_M, HEAD_DIM, True)
+        grad = _load_rows(grad_ptr, first_row, stride_gm, num_queries, BLOCK_M, HEAD_DIM, True)
+        places = batch_head.to(tl.int64) * num_queries + i
+        lse = tl.load(lse_ptr + places, mask=i < num_queries, other=float("inf"))
+        delta = tl.load(delta_ptr + places, mask=i < num_queries, other=0.0)
+        head_term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM)
+        term = _load_tile_term(head_term_ptr, row[None, :], i[None, :], n[:, None], shape, PART, TERM)
+        tail = _load_tail(head_term_ptr, row, i, shape, TERM, CLAMP and PART != BAND)
+        document_q, _ = _query_documents(document_ptr, i, shape, DOCUMENTS)
+        scores = _raw_scores(
+            tl.dot(k, tl.trans(q), input_precision="ieee"), term, tail[None, :], i[None, :], n[:, None],
+            document_q[None, :], document_k[:, None], shape, PART, TERM, CLAMP, DOCUMENTS,
+        )  # fmt: skip
+        weights = tl.exp2(scores * exponent_scale - lse[None, :])
+        dv = tl.dot(weights.to(grad.dtype), grad, dv, input_precision="ieee")
+        dscores = weights * (tl.dot(v, tl.trans(grad), input_precision="ieee") - delta[None, :])
+        dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision="ieee")
+    return dk, dv
+
+
+@triton.jit
+def _row_parts(first_key, end, shape, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Where the parts of the loop over queries end, and its start, for the keys from first_key on: FAR comes last."""
+    query_offset, _, _, reach = shape
+    row = first_key - query_offset  # the row that stands at first_key's position
+    start = tl.maximum(row, 0) // BLOCK_M * BLOCK_M
+    band = tl.cdiv(tl.maximum(row + BLOCK_N - 1, 0), BLOCK_M) * BLOCK_M
+    edge = tl.maximum(tl.maximum(row + reach, 0) // BLOCK_M * BLOCK_M, band)
+    far = tl.maximum(tl.cdiv(tl.maximum(row + reach + BLOCK_N - 1, 0), BLOCK_M) * BLOCK_M, edge)
+    return end, tl.minimum(far, end), tl.minimum(edge, end), tl.minimum(band, end), tl.minimum(start, end)
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def dkdv_kernel(
+    q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, term_ptr, document_ptr, last_ptr,
+    stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+    stride_gb, stride_gh, stride_gm, stride_db, stride_dh, stride_dn,
+    num_heads, group_size, query_offset, num_queries, num_keys, reach, band_rows, band_pitch, key_column,
+    softmax_scale, exponent_scale,
+    TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """dk and dv of a block of keys: the query heads of its group one after the other, no atomics."""
+    shape = (query_offset, num_queries, num_keys, reach)
+    num_blocks = tl.cdiv(num_keys, BLOCK_N)
+    num_groups = num_heads // group_size
+    batch_group = tl.program_id(0) // num_blocks
+    first_key = tl.program_id(0) % num_blocks * BLOCK_N
+    batch, group = (batch_group // num_groups).to(tl.int64), (batch_group % num_groups).to(tl.int64)
+    document_ptr += batch * num_keys
+    n = first_key + tl.arange(0, BLOCK_N)
+    k_ptr += batch * stride_kb + group * stride_kh
+    v_ptr += batch * stride_vb + group * stride_vh
+    k = _load_rows(k_ptr, first_key, stride_kn, num_keys, BLOCK_N, HEAD_DIM, True)
+    v = _load_rows(v_ptr, first_key, stride_vn, num_keys, BLOCK_N, HEAD_DIM, True)
+    document_k, end = n, num_queries
+    if DOCUMENTS:
+        document_k = tl.load(document_ptr + n, mask=n < num_keys, other=-1)
+        last = tl.load(last_ptr + batch * num_keys + n, mask=n < num_keys, other=0)
+        end = tl.minimum(num_queries, tl.maximum(tl.max(last, 0) + 1 - query_offset, 0))
+    parts = _row_parts(first_key, end, shape, BLOCK_M, BLOCK_N)
+    dk = tl.zeros([BLOCK_N, HEAD_DIM], tl.float32)
+    dv = tl.zeros([BLOCK_N, HEAD_DIM], tl.float32)
+    for member in range(group_size):
+        head = (batch_group % num_groups) * group_size + member
+        q_head = q_ptr + batch * stride_qb + head.to(tl.int64) * stride_qh
+        grad_head = grad_ptr + batch * stride_gb + head.to(tl.int64) * stride_gh
+        batch_head = (batch_group // num_groups) * num_heads + head
+        for inverse in tl.static_range(4):
+            if TERM != NOTHING or (3 - inverse != EDGE and 3 - inverse != BAND):
+                dk, dv = _dkdv_tiles(
+                    dk, dv, k, v, n, document_k, batch_head, head,
+                    q_head, grad_head, lse_ptr, delta_ptr, term_ptr, document_ptr, stride_qm, stride_gm,
+                    parts[4 - inverse], parts[3 - inverse], shape, (band_rows, band_pitch, key_column), exponent_scale,
+                    3 - inverse, TERM, CLAMP, DOCUMENTS, HEAD_DIM, BLOCK_M,
+                )  # fmt: skip
+    head_start = batch * stride_db + group * stride_dh
+    _store_rows(dk_ptr + head_start, first_key, stride_dn, num_keys, dk * softmax_scale, BLOCK_N, HEAD_DIM)
+    _store_rows(dv_ptr + head_start, first_key, stride_dn, num_keys, dv, BLOCK_N, HEAD_DIM)

@@ -1,0 +1,279 @@
+"""The fused kernel beside the reference: native on a GPU, elsewhere under Triton's interpreter (it shows no races)."""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import yardstick
+from torch import Tensor, nn
+from yardstick import Case
+
+from wavepos import (
+    ALiBi,
+    LearnedRelative,
+    NoPE,
+    Rotary,
+    ShawRelative,
+    T5Bias,
+    TransformerXLRelative,
+    Wavelet,
+    attention,
+)
+from wavepos.attention.mask import Mask
+from wavepos.positions import Position, ScoreTerms
+
+pytest.importorskip("triton", reason="triton is not installed")
+from wavepos.attention.triton import triton_attention
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE == "cuda" else [])  # the interpreter's is wrong
+BAND = 44  # what the wavelets below reach
+LENGTHS = [1, 17, 63, 111, BAND - 1, BAND, BAND + 1, 2 * BAND + 5]
+LONG = 600 if DEVICE == "cuda" else 111  # long enough for tiles beyond the table; native tiles are larger
+WIDE = 250 if DEVICE == "cuda" else 75  # wide enough for tiles that lie inside the table
+
+
+class Projected(Position):
+    """A term whose r is a projection of its own width, with a learned table: zero beyond it, or its last entry."""
+
+    shared_by_layers = False
+
+    def __init__(self, reach: int = 30, width: int = 16, clamp: bool = False) -> None:
+        super().__init__()
+        self.projection = nn.Parameter(torch.empty(64, width))
+        self.table = nn.Parameter(torch.empty(reach, width))
+        self.clamp = clamp
+        self.reset_parameters()
+
+    def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        r_BHTE = q_BHTD @ self.projection.to(q_BHTD.dtype)
+        tail = "clamp" if self.clamp else "zero"
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=self.table, tail=tail)
+
+    def reset_parameters(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        for weight in (self.projection, self.table):
+            nn.init.normal_(weight, std=0.3, generator=generator)
+
+
+def wavelet() -> Wavelet:
+    return Wavelet(64, scales=(1, 2))
+
+
+POSITIONS: dict[str, Callable[[], Position]] = {
+    "nope": NoPE,
+    "rotary": lambda: Rotary(64),
+    "alibi": lambda: ALiBi(2),
+    "t5": lambda: T5Bias(2, num_buckets=8, max_distance=21),
+    "shaw": lambda: ShawRelative(64, max_distance=20),
+    "shaw_short": lambda: ShawRelative(64, max_distance=1),
+    "wavelet": wavelet,
+    "wavelet_biased": lambda: Wavelet(64, scales=(1, 2), query_bias="recency", num_heads=2),
+    "learned_relative": lambda: LearnedRelative(relative_dim=16, extent=30),
+    "projected": Projected,
+    "projected_point": lambda: Projected(reach=1),
+    "projected_wide": lambda: Projected(reach=WIDE),
+    "projected_clamped": lambda: Projected(reach=WIDE, clamp=True),
+}
+
+
+def case(num_queries: int, num_keys: int | None = None, **changes: Any) -> Case:
+    fields = {"batch": 1, "num_heads": 2, "num_kv_heads": 1, "head_dim": 64, "device": DEVICE, **changes}
+    return Case(num_queries=num_queries, num_keys=num_queries if num_keys is None else num_keys, **fields)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Fills every uninitialised tensor with NaN, so that an entry that is never written shows."""
+    filled: list[int] = []
+    new_empty, empty_like = Tensor.new_empty, torch.empty_like
+
+    def poison(x: Tensor) -> Tensor:
+        filled.append(x.numel())
+        return x.fill_(float("nan")) if x.is_floating_point() else x
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "new_empty", lambda *args, **kwargs: poison(new_empty(*args, **kwargs)))
+        patch.setattr(torch, "empty_like", lambda *args, **kwargs: poison(empty_like(*args, **kwargs)))
+        yield filled
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", POSITIONS)
+def test_positions(name: str, dtype: torch.dtype, poisoned: list[int]) -> None:
+    yardstick.assert_within(POSITIONS[name](), case(LONG, dtype=dtype), "triton")
+    assert len(poisoned) >= 6  # out, lse, dq, dk, dv, delta
+
+
+def test_reaches_as_far_as_these_tests_say() -> None:
+    assert wavelet().reach() == BAND
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("name", ["wavelet", "shaw"])
+def test_lengths(name: str, length: int, poisoned: list[int]) -> None:
+    yardstick.assert_within(POSITIONS[name](), case(length), "triton")
+
+
+@pytest.mark.parametrize("num_heads, num_kv_heads", [(2, 2), (4, 2), (3, 1)])
+def test_grouped_queries_and_batches(num_heads: int, num_kv_heads: int) -> None:
+    shape = case(50, batch=2, num_heads=num_heads, num_kv_heads=num_kv_heads)
+    yardstick.assert_within(Projected(reach=9, clamp=True), shape, "triton")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_head_dim_128(dtype: torch.dtype) -> None:
+    position = Wavelet(128, scales=(1, 2, 4, 8), shifts=range(32))
+    yardstick.assert_within(position, case(LONG, head_dim=128, num_heads=1, dtype=dtype), "triton")
+
+
+@pytest.mark.parametrize("name", ["wavelet", "shaw", "t5", "alibi"])
+@pytest.mark.parametrize("num_queries, query_offset", [(1, 110), (33, 78), (40, 13), (40, 100)])
+def test_offsets(name: str, num_queries: int, query_offset: int, poisoned: list[int]) -> None:
+    """The newest of the keys, queries in their middle, and queries past the last of them."""
+    shape = case(num_queries, 111, query_offset=query_offset)
+    yardstick.assert_within(POSITIONS[name](), shape, "triton")
+
+
+def documents(kind: str, length: int) -> Tensor:
+    place = torch.arange(length, device=DEVICE)
+    packed = (place >= 50).long() + (place >= 65).long()  # the second one ends with the first key of a tile
+    return {"packed": packed, "interleaved": place // 7 % 3}[kind][None]
+
+
+@pytest.mark.parametrize("name", ["projected_wide", "shaw", "t5", "nope"])
+@pytest.mark.parametrize("kind", ["packed", "interleaved"])
+def test_documents(name: str, kind: str, poisoned: list[int]) -> None:
+    yardstick.assert_within(POSITIONS[name](), case(100), "triton", document_ids=documents(kind, 100))
+
+
+def test_documents_and_an_offset() -> None:
+    ids = documents("packed", 100)
+    yardstick.assert_within(wavelet(), case(30, 100, query_offset=51), "triton", document_ids=ids)
+
+
+def test_documents_do_not_leak() -> None:
+    ids, (q, k, v, grad) = documents("packed", 80), case(80).inputs()
+    foreign = (ids != 1)[0]
+
+    def run(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = attention(*leaves, position=wavelet(), backend="triton", document_ids=ids)
+        (dk,) = torch.autograd.grad(out[:, :, ~foreign], leaves[1], grad[:, :, ~foreign])
+        return out[:, :, ~foreign], dk
+
+    out, dk = run(k, v)
+    changed = [torch.where(foreign[:, None], 100.0 * torch.randn_like(x), x) for x in (k, v)]
+    assert torch.equal(out, run(*changed)[0])
+    assert torch.count_nonzero(dk[:, :, foreign]) == 0
+    assert torch.count_nonzero(dk[:, :, ~foreign]) > 0
+
+
+@pytest.mark.parametrize("name", ["projected", "projected_clamped", "t5"])
+def test_same_bits_twice(name: str) -> None:
+    def run() -> list[Tensor]:
+        position = POSITIONS[name]().to(DEVICE)
+        torch.manual_seed(0)
+        position.reset_parameters()
+        q, k, v, grad = case(LONG, num_heads=2).inputs()
+        leaves = [x.requires_grad_() for x in (q, k, v)] + list(position.parameters())
+        out = attention(q, k, v, position=position, backend="triton")
+        return [out, *torch.autograd.grad(out, leaves, grad)]
+
+    for first, second in zip(run(), run(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_heads_side_by_side_in_memory() -> None:
+    """Queries and keys cut out of one [B,T,heads·D] projection, and a gradient of the same layout."""
+    q, k, v, grad = case(70, num_kv_heads=2).inputs()
+
+    def run(change: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        leaves = [change(x).requires_grad_() for x in (q, k, v)]
+        out = attention(*leaves, position=wavelet(), backend="triton")
+        return [out, *torch.autograd.grad(out, leaves, change(grad))]
+
+    strided = run(lambda x: x.transpose(1, 2).contiguous().transpose(1, 2))
+    for expected, got in zip(run(lambda x: x.clone()), strided, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_softmax_scale() -> None:
+    yardstick.assert_within(POSITIONS["t5"](), case(64), "triton", softmax_scale=1.0)
+    yardstick.assert_within(wavelet(), case(64), "triton", softmax_scale=0.02)
+
+
+def test_operator_is_described_to_the_compiler() -> None:
+    q, k, v, _ = case(40).inputs()
+    r, table = torch.randn(1, 2, 40, 16, device=DEVICE), torch.randn(20, 16, device=DEVICE)
+    tensors = [x.requires_grad_() for x in (q, k, v, r, table)]
+    arguments = (*tensors, None, None, 0, 0.125, True)
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(torch.ops.wavepos.triton_attention.default, arguments, test_utils=checks)
+    out, lse = (x.detach() for x in torch.ops.wavepos.triton_attention(*arguments))
+    backward = (torch.randn_like(out), *(x.detach() for x in tensors), None, None, out, lse, 0, 0.125, True, True)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.wavepos.triton_attention_backward.default, backward, test_utils=checks)
+
+
+def test_second_derivatives_are_refused() -> None:
+    q, k, v, grad = case(20).inputs()
+    q.requires_grad_()
+    out = attention(q, k, v, position=NoPE(), backend="triton")
+    (dq,) = torch.autograd.grad(out, q, grad.requires_grad_(), create_graph=True)
+    with pytest.raises(RuntimeError):
+        dq.sum().backward()
+
+
+REFUSALS: dict[str, tuple[Callable[[], Position], dict[str, Any], dict[str, Any]]] = {
+    "serves head_dim 64 and 128, got 32": (NoPE, {"head_dim": 32}, {}),
+    "got torch.float64": (NoPE, {"dtype": torch.float64}, {}),
+    "serves causal=True only": (NoPE, {}, {"causal": False}),
+    "does not serve key_padding_mask": (NoPE, {}, {"key_padding_mask": torch.ones(1, 20, dtype=torch.bool)}),
+    "does not serve dropout, got 0.5": (NoPE, {}, {"dropout": 0.5}),
+    "needs a positive softmax_scale, got 0.0": (NoPE, {}, {"softmax_scale": 0.0}),
+    "needs a query and a key": (NoPE, {"num_keys": 0}, {}),
+    "serves one table for all heads": (lambda: TransformerXLRelative(64, 2), {}, {}),
+}
+
+
+@pytest.mark.parametrize("message", REFUSALS)
+def test_refusals_of_calls(message: str) -> None:
+    position, fields, kwargs = REFUSALS[message]
+    q, k, v, _ = case(20, **fields).inputs() if "num_keys" not in fields else case(20, 0).inputs()
+    with pytest.raises(ValueError, match=rf"backend='triton' .*{message}"):
+        attention(q, k, v, position=position().to(DEVICE), backend="triton", **kwargs)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"table": torch.ones(20, 64), "bias_HR": torch.ones(2, 20), "tail": "zero"}, "a table or a bias, not both"),
+        ({"table": torch.ones(20, 64), "tail": "none"}, "a table that covers every displacement"),
+        ({"bias_HR": torch.ones(2, 20).requires_grad_()}, "the gradient of a bias that covers every displacement"),
+        ({"first_displacement": -1}, "needs first_displacement 0, got -1"),
+    ],
+)
+def test_refusals_of_terms(fields: dict[str, Any], message: str) -> None:
+    q, k, v, _ = case(20).inputs()
+    terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=q, **fields)
+    with pytest.raises(ValueError, match=rf"backend='triton' .*{message}"):
+        triton_attention(terms, v, Mask(num_queries=20, num_keys=20), 0.125)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter's limit")
+def test_interpreter_refuses_bfloat16() -> None:
+    q, k, v, _ = case(20, dtype=torch.bfloat16).inputs()
+    with pytest.raises(ValueError, match=r"got torch\.bfloat16"):
+        attention(q, k, v, position=NoPE(), backend="triton")
+
+
+def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "wavepos.attention.triton_kernels", raising=False)
+    monkeypatch.delattr(sys.modules["wavepos.attention"], "triton_kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    q, k, v, _ = case(20).inputs()
+    with pytest.raises(ImportError, match="needs the package triton: pip install triton"):
+        attention(q, k, v, position=NoPE(), backend="triton")
