@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich.markup import escape
 from rich.table import Table
 
 from wavepos.console import console, progress
@@ -56,7 +57,8 @@ class Train:
     """
 
     method: str
-    """nope, rotary, alibi, t5, shaw, transformer_xl, wavelet, or a JSON object: '{"method": "rotary", "theta": 5e5}'."""
+    """nope, rotary, alibi, t5, shaw, transformer_xl, learned_relative, wavelet, or a JSON object such as
+    '{"method": "rotary", "theta": 5e5}'."""
     model: Literal["baevski-auli"] = "baevski-auli"
     """The family of the model."""
     size: Literal["tiny", "small", "paper"] = "tiny"
@@ -195,7 +197,7 @@ def main() -> None:
     except (ValueError, FileNotFoundError, ImportError) as error:
         if os.environ.get("WAVEPOS_TRACEBACK"):
             raise
-        console.print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

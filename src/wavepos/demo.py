@@ -175,7 +175,7 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
             model.token_losses,
             data.valid.ids[: SCORED_TOKENS + 1],
             table_protocols(seq_lens, run.seq_len),
-            words_per_token=data.valid.num_words / data.valid.num_tokens,
+            words_per_token=data.valid.words_per_token,
             progress=count,
         )
     longest = next(p for p in reversed(perplexities) if p.protocol.kind == "whole")

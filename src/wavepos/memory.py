@@ -44,8 +44,8 @@ def memory_plan(config: TrainConfig, vocab_size: int, num_devices: int = 1) -> d
 
 
 def _through_layers(model: Any, hidden: Tensor) -> Tensor:
-    for index, layer in enumerate(model.layers):
-        hidden = layer(hidden, model.positions[min(index, len(model.positions) - 1)], None, None)
+    for index in range(len(model.layers)):
+        hidden = model.layer(index, hidden)
     return hidden
 
 

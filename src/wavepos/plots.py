@@ -87,8 +87,8 @@ def learning_curves(outcomes: Sequence[dict[str, Any]]) -> Figure:
             tokens = np.array(steps) * outcome["train_tokens"] / steps[-1] / 1e6
             line = _line(index, name if number == 0 else None)
             axes.plot(tokens, losses, **{**line, "linewidth": 1.2})
-    highest = max(loss for outcome in outcomes for step, loss in outcome["losses"] if step > 20)
-    axes.set_ylim(top=highest * 1.05)
+    shown = [loss for outcome in outcomes for step, loss in outcome["losses"] if 10 * step > outcome["losses"][-1][0]]
+    axes.set_ylim(top=max(shown) * 1.05)
     axes.legend(fontsize=9)
     return figure
 

@@ -207,7 +207,8 @@ def _introduction(result: dict[str, Any]) -> str:
         f"Small decoder language models of {first['parameters'] / 1e6:.1f} million parameters, alike but for their "
         f"positional method, were trained on {result['config']['corpus']} ({_budget(result)}), and read "
         f"{result['scored_tokens']:,} tokens of held-out text. At so small a budget the order of the methods says how "
-        f"quickly each is learned; the paper trains about {_rounded(PAPER_TOKENS / first['train_tokens'])} times longer."
+        f"quickly each is learned: the paper trains about "
+        f"{_rounded(PAPER_TOKENS / first['train_tokens'])} times longer."
     )
 
 

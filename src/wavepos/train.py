@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
+from transformers.utils import logging
 
 from wavepos.data import Blocks, PreparedData
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
@@ -216,7 +217,7 @@ def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optim
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() >= 2 and not name.startswith(("embedding.bands", "positions"))
+        is_matrix = parameter.dim() >= 2 and not name.startswith(("embedding.bands", "positions."))
         (decayed if is_matrix else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     match config.optimizer:
@@ -288,13 +289,16 @@ def _trainer(config: TrainConfig, out: Path, data: PreparedData, callbacks: list
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
     )
-    return LanguageModelTrainer(
+    logging.disable_progress_bar()
+    trainer = LanguageModelTrainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
         optimizers=optimizer_and_schedule(config, model),
         callbacks=[*callbacks, TensorBoardCallback(SummaryWriter(str(out / "tensorboard")))],
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _opened_record(config: TrainConfig, out: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The one attention call: it checks its input, asks the position for its terms and hands them to a backend."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -75,12 +76,11 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     scale = 1.0 / math.sqrt(q.shape[-1]) if softmax_scale is None else softmax_scale
-    device = q.device.type
-    if torch.is_autocast_enabled(device):  # as SDPA does: inputs in autocast's dtype; the mathematics is the backend's
-        dtype = torch.get_autocast_dtype(device)
-        q, k, v = (x.to(dtype) for x in (q, k, v))
+    dtype = _autocast_dtype(q.device.type)
+    if dtype is not None:  # as SDPA does; the precision inside is the backend's
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         relative_states = None if relative_states is None else relative_states.to(dtype)
-    with torch.autocast(device, enabled=False):
+    with _no_autocast(q.device.type):
         terms = _terms(position, q, k, query_offset, relative_states)
         match _chosen(backend, terms, mask, dropout):
             case "banded":
@@ -91,6 +91,16 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
                 from wavepos.attention.reference import reference_attention
 
                 return reference_attention(terms, v, mask, scale, dropout)
+
+
+def _autocast_dtype(device: str) -> torch.dtype | None:
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _chosen(backend: Backend, terms: ScoreTerms, mask: Mask, dropout: float) -> Literal["banded", "reference"]:

@@ -1,16 +1,21 @@
-"""Corpora, tokenizers and token streams."""
+"""Corpora, tokenizers and token files: text in, blocks of tokens out."""
 
-from wavepos.data.corpora import Corpus, open_corpus
-from wavepos.data.packing import Blocks, PreparedData, TokenFile, prepare, prepare_split
-from wavepos.data.tokenization import make_tokenizer
+from wavepos.data.corpora import open_corpus
+from wavepos.data.corpus import Corpus, Split
+from wavepos.data.packing import PreparedData, prepare, prepare_split
+from wavepos.data.token_file import Blocks, TokenFile
+from wavepos.data.tokenization import build_words, load_tokenizer, train_bpe
 
 __all__ = [
     "Blocks",
     "Corpus",
     "PreparedData",
+    "Split",
     "TokenFile",
-    "make_tokenizer",
+    "build_words",
+    "load_tokenizer",
     "open_corpus",
     "prepare",
     "prepare_split",
+    "train_bpe",
 ]

@@ -1,106 +1,51 @@
-"""Corpora as memory-mapped token streams, cached under a hash of corpus and tokenizer, and as blocks for training."""
+"""From a corpus and a tokenizer to token files, cached."""
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, final
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
-from wavepos.data.corpora import Corpus, Split, WikiText103, open_corpus
-from wavepos.data.tokenization import make_tokenizer
-from wavepos.provenance import write_json
+from wavepos.data.cache import cached_folder, default_cache_dir
+from wavepos.data.corpora import open_corpus
+from wavepos.data.corpus import Corpus, Split, digest
+from wavepos.data.stream import BATCH_CHARACTERS, Progress, write_split
+from wavepos.data.token_file import TokenFile, open_token_file
+from wavepos.data.tokenization import (
+    BPE,
+    Saved,
+    Words,
+    build_words,
+    eos_id,
+    load_tokenizer,
+    parse_tokenizer,
+    text_encoder,
+    train_bpe,
+)
 
 FORMAT = 1
-DOCUMENTS_AT_ONCE = 64
-VALID_PART_OF_MAX_TOKENS = 20
-
-ProgressOf = Callable[[str, int, int | None], None]
-"""Stage, tokens done, tokens in all if known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenFile:
-    """A token stream on disk. It begins with <eos>; each document ends with one (in WikiText-103 each line).
-
-    Attributes:
-        path: the file of ids.
-        num_tokens: tokens in the stream, the first <eos> among them.
-        num_words: words that the targets (all tokens but the first) make up.
-        num_documents: documents.
-        dtype: of the ids, "uint16" or "uint32".
-        vocab_size: V.
-        corpus: its spec.
-    """
-
-    path: Path
-    num_tokens: int
-    num_words: int
-    num_documents: int
-    dtype: str
-    vocab_size: int
-    corpus: str
-
-    @property
-    def ids(self) -> npt.NDArray[np.integer]:
-        """The stream, memory-mapped."""
-        return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
+"""Part of every cache key: raise it when the same input gives other files."""
+BPE_CHARACTERS = 20_000_000
+MIN_VALID_TOKENS = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedData:
-    """A corpus ready to train on.
+    """A corpus ready for training.
 
     Attributes:
-        tokenizer: a transformers tokenizer.
-        train, valid: token streams of the two splits.
+        tokenizer: a transformers fast tokenizer.
+        train, valid: the token streams.
+        corpus: the spec of the corpus.
+        fingerprint: hex digest of the corpus, the tokenizer and what bounds the splits.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerFast
     train: TokenFile
     valid: TokenFile
-
-
-@final
-class Blocks(Dataset[dict[str, Tensor]]):
-    """Blocks of seq_len tokens; the first input of a block is the last target of the block before.
-
-    Args:
-        tokens: the stream.
-        seq_len: tokens a block.
-
-    Raises:
-        ValueError: the stream is shorter than one block.
-    """
-
-    def __init__(self, tokens: TokenFile, seq_len: int) -> None:
-        if tokens.num_tokens - 1 < seq_len:
-            raise ValueError(
-                f"corpus {tokens.corpus} has {tokens.num_tokens - 1} tokens, less than one block of seq_len={seq_len}"
-            )
-        self._tokens = tokens
-        self._seq_len = seq_len
-
-    def __len__(self) -> int:
-        return (self._tokens.num_tokens - 1) // self._seq_len
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"block {index} of {len(self)}")
-        start = index * self._seq_len
-        stream = torch.from_numpy(self._tokens.ids[start : start + self._seq_len + 1].astype(np.int64))
-        return {"input_ids": stream[:-1], "shift_labels": stream[1:]}
+    corpus: str
+    fingerprint: str
 
 
 def prepare(
@@ -109,131 +54,128 @@ def prepare(
     *,
     cache_dir: Path | None = None,
     max_tokens: int | None = None,
-    progress: ProgressOf | None = None,
+    progress: Progress | None = None,
 ) -> PreparedData:
-    """Tokenizer and token streams of a corpus, made once and then found in the cache.
+    """Train a tokenizer and tokenise a corpus, or find both in the cache without reading the corpus again.
 
     Args:
         corpus: as `open_corpus` takes it.
-        tokenizer: "bpe:SIZE", "words" or "file:DIR".
-        cache_dir: where they are kept; None: $WAVEPOS_CACHE, or ~/.cache/wavepos.
-        max_tokens: bound on the training tokens, and a twentieth of it on the validation tokens; None: all.
-        progress: told of the stage and of the tokens done.
+        tokenizer: "bpe:VOCAB_SIZE", trained on the first 20 million characters of the train split; "words",
+            those of the train split (of its first max_tokens words); "file:DIR", one that was saved.
+        cache_dir: by default the environment's WAVEPOS_CACHE, or ~/.cache/wavepos.
+        max_tokens: bound on the train split, at least 3; its last document is cut. The valid split is then
+            bounded by a twentieth of it, or by 16,384 tokens if that is more. A stream without end needs it.
+        progress: called with (stage, done, total or None): "tokenizer" in characters, "train" and "valid" in
+            tokens.
 
     Raises:
-        ValueError: an empty corpus, text that is not UTF-8, an unknown corpus or tokenizer.
-        FileNotFoundError: no such file.
+        ValueError: a spec that is not known, or a corpus that is empty or malformed.
+        FileNotFoundError: a file or folder that is not there.
     """
-    if max_tokens is not None and max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-    opened = open_corpus(corpus)
-    folder = _folder(cache_dir, opened.fingerprint(), tokenizer, max_tokens)
-    report = progress or (lambda stage, done, total: None)
-    if not (folder / "tokenizer").exists():
-        report("training the tokenizer", 0, None)
-        with _replacing(folder / "tokenizer") as temporary:
-            texts = _bounded(opened, max_tokens)
-            make_tokenizer(tokenizer, texts).save_pretrained(temporary)
-    loaded = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    bounds: dict[Split, int | None] = {
-        "train": max_tokens,
-        "valid": None if max_tokens is None else max(1, max_tokens // VALID_PART_OF_MAX_TOKENS),
-    }
-    train, valid = (_stream(opened, split, loaded, folder / split, bounds[split], report) for split in bounds)
-    return PreparedData(tokenizer=loaded, train=train, valid=valid)
+    opened, cache_dir = open_corpus(corpus), cache_dir or default_cache_dir()
+    _check_max_tokens(max_tokens)
+    trained = _tokenizer(opened, tokenizer, cache_dir, max_tokens, progress)
+    bounds = (max_tokens, None if max_tokens is None else max(max_tokens // 20, MIN_VALID_TOKENS))
+    splits: tuple[Split, Split] = ("train", "valid")
+    train, valid = (
+        prepare_split(opened, split, trained, cache_dir=cache_dir, max_tokens=bound, progress=progress)
+        for split, bound in zip(splits, bounds, strict=True)
+    )
+    fingerprint = digest(train.path.parent.name, valid.path.parent.name)
+    return PreparedData(tokenizer=trained, train=train, valid=valid, corpus=corpus, fingerprint=fingerprint)
 
 
 def prepare_split(
-    corpus: str, split: Split, tokenizer: Any, *, cache_dir: Path | None = None, progress: ProgressOf | None = None
+    corpus: str | Corpus,
+    split: Split,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    cache_dir: Path | None = None,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
 ) -> TokenFile:
-    """One split of a corpus as a token stream of a given transformers tokenizer, cached by its vocabulary."""
-    opened = open_corpus(corpus)
-    vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-    folder = _folder(cache_dir, opened.fingerprint(), vocabulary, None)
-    return _stream(opened, split, tokenizer, folder / split, None, progress or (lambda stage, done, total: None))
+    """Tokenise one split with a tokenizer at hand, for instance that of a saved model; cached like `prepare`.
+
+    Documents of more than 100,000 characters are tokenised in pieces, cut before a space after a letter or
+    digit, which changes no token of the tokenizers of this package.
+
+    Args:
+        corpus: as `open_corpus` takes it, or what it gave.
+        split: of the corpus.
+        tokenizer: a fast tokenizer with an eos_token.
+        cache_dir: as `prepare` takes it.
+        max_tokens: bound on this split, at least 3; its last document is cut, and ended all the same.
+        progress: called with (split, tokens done, max_tokens).
+
+    Raises:
+        ValueError: no such split, no eos_token, or a corpus that is empty or malformed.
+        FileNotFoundError: a file or folder that is not there.
+    """
+    opened = open_corpus(corpus) if isinstance(corpus, str) else corpus
+    _check_max_tokens(max_tokens)
+    identity = (text_encoder(tokenizer).to_str(), eos_id(tokenizer))
+    key = digest(FORMAT, opened.fingerprint(), split, identity, max_tokens)
+
+    def build(folder: Path) -> None:
+        write_split(folder, opened, split, tokenizer, max_tokens, progress)
+
+    folder = cached_folder(cache_dir or default_cache_dir(), f"{split}-{key}", _holds_tokens, build)
+    return dataclasses.replace(open_token_file(folder), corpus=opened.spec)
 
 
-def _stream(
-    corpus: Corpus, split: Split, tokenizer: Any, folder: Path, max_tokens: int | None, report: ProgressOf
-) -> TokenFile:
-    """The token stream in that folder, written if it is not there."""
-    if not folder.exists():
-        vocab_size = len(tokenizer)
-        dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-        with _replacing(folder) as temporary:
-            num_tokens, num_words, num_documents = 1, 0, 0
-            with (temporary / "ids.bin").open("wb") as file:
-                np.array([tokenizer.eos_token_id], dtype=dtype).tofile(file)
-                for ids, words in _encoded(corpus, split, tokenizer):
-                    kept = ids if max_tokens is None else ids[: max_tokens + 1 - num_tokens]
-                    np.array(kept, dtype=dtype).tofile(file)
-                    num_tokens += len(kept)
-                    num_words += round(words * len(kept) / len(ids))
-                    num_documents += 1
-                    report(f"tokenizing, {split}", num_tokens, max_tokens)
-                    if max_tokens is not None and num_tokens > max_tokens:
-                        break
-            if num_tokens == 1:
-                raise ValueError(f"corpus {corpus.spec} is empty: no text in its {split} split")
-            described = {
-                "num_tokens": num_tokens,
-                "num_words": num_words,
-                "num_documents": num_documents,
-                "dtype": dtype.name,
-                "vocab_size": vocab_size,
-                "corpus": corpus.spec,
-            }
-            write_json(temporary / "stream.json", described)
-    found = json.loads((folder / "stream.json").read_text(encoding="utf-8"))
-    return TokenFile(path=folder / "ids.bin", **found)
+def _check_max_tokens(max_tokens: int | None) -> None:
+    if max_tokens is not None and max_tokens < 3:
+        raise ValueError(f"max_tokens must be at least 3, got {max_tokens}")
 
 
-def _encoded(corpus: Corpus, split: Split, tokenizer: Any) -> Iterator[tuple[list[int], int]]:
-    """Ids of each document, <eos> at its end, and its words."""
-    documents = iter(corpus.documents(split))
-    ends = [] if isinstance(corpus, WikiText103) else [tokenizer.eos_token_id]
-    while batch := list(islice(documents, DOCUMENTS_AT_ONCE)):
-        batch = [text for text in batch if text]
-        encoded = tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"] if batch else []
-        for ids, text in zip(encoded, batch, strict=True):
-            yield ids + ends, corpus.count_words(text)
+def _tokenizer(
+    corpus: Corpus, spec: str, cache_dir: Path, max_tokens: int | None, progress: Progress | None
+) -> PreTrainedTokenizerFast:
+    wanted = parse_tokenizer(spec)
+    if isinstance(wanted, Saved):
+        return load_tokenizer(wanted.folder)
+    max_words = max_tokens if isinstance(wanted, Words) else None
+    key = digest(FORMAT, corpus.fingerprint(), spec, max_words)
+
+    def build(folder: Path) -> None:
+        texts = _reported(corpus.documents("train"), progress)
+        match wanted:
+            case BPE(vocab_size=vocab_size):
+                made = train_bpe(_first(texts, BPE_CHARACTERS, len), vocab_size)
+            case Words():
+                made = build_words(_first(texts, max_words, corpus.count_words))
+        made.save_pretrained(str(folder))
+
+    return load_tokenizer(cached_folder(cache_dir, f"tokenizer-{key}", _holds_tokenizer, build))
 
 
-def _bounded(corpus: Corpus, max_tokens: int | None) -> Iterator[str]:
-    """Training documents for the tokenizer: all, or about as much text as max_tokens make."""
-    characters = 0
-    for text in corpus.documents("train"):
+def _holds_tokens(folder: Path) -> bool:
+    try:
+        open_token_file(folder)
+    except (OSError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _holds_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file() and (folder / "tokenizer_config.json").is_file()
+
+
+def _reported(texts: Iterable[str], progress: Progress | None) -> Iterator[str]:
+    done = reported = 0
+    for text in texts:
         yield text
-        characters += len(text)
-        if max_tokens is not None and characters > 8 * max_tokens:
+        done += len(text)
+        if progress is not None and done - reported >= BATCH_CHARACTERS:
+            progress("tokenizer", done, None)
+            reported = done
+
+
+def _first(texts: Iterable[str], amount: int | None, measure: Callable[[str], int]) -> Iterator[str]:
+    """Whole texts until they measure the amount; all of them if it is None."""
+    measured = 0
+    for text in texts:
+        yield text
+        measured += measure(text)
+        if amount is not None and measured >= amount:
             return
-
-
-def _folder(cache_dir: Path | None, fingerprint: str, tokenizer: str, max_tokens: int | None) -> Path:
-    root = cache_dir or Path(os.environ.get("WAVEPOS_CACHE") or Path.home() / ".cache" / "wavepos")
-    key = json.dumps([FORMAT, fingerprint, tokenizer, max_tokens])
-    return root / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24]
-
-
-class _replacing:
-    """A temporary folder that takes the target's place when the block ends well, and goes away when it does not."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-
-    def __enter__(self) -> Path:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = Path(tempfile.mkdtemp(prefix=f".{self._target.name}-", dir=self._target.parent))
-        return self._temporary
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is None:
-            for path in self._temporary.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            try:
-                self._temporary.rename(self._target)
-            except OSError:  # another process was there first; its content is the same
-                if not self._target.exists():
-                    raise
-        shutil.rmtree(self._temporary, ignore_errors=True)

@@ -1,75 +1,149 @@
-"""Tokenizers: byte-level BPE trained on the corpus, its words, or one saved before."""
+"""Tokenizers: byte-level BPE, or whole words by frequency; both are saved and loaded as transformers' own."""
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-EOS = "<eos>"
-UNKNOWN = "<unk>"
-SPECS = "bpe:SIZE, words, file:DIR"
-SMALLEST_BPE = 257  # the bytes and <eos>
+EOS, UNK = "<eos>", "<unk>"
+MIN_BPE_VOCAB = 257
+"""The 256 bytes and <eos>."""
+WHITE_SPACE = r"[\s\x1c-\x1f]+"
+"""What str.split() takes for white space: the regex's own class lacks four separators."""
 
 
-def make_tokenizer(spec: str, texts: Iterable[str]) -> Any:
-    """The tokenizer of a spec, trained on the texts where it has to be.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BPE:
+    """A byte-level BPE to be trained on the corpus, of at most vocab_size tokens."""
 
-    Args:
-        spec: "bpe:SIZE" (byte-level BPE of that many entries), "words", or "file:DIR" (saved before).
-        texts: training documents.
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < MIN_BPE_VOCAB:
+            raise ValueError(f"vocab_size of a BPE must be at least {MIN_BPE_VOCAB}, got {self.vocab_size}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """All words of the corpus."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A tokenizer that `save_pretrained` left in a folder."""
+
+    folder: Path
+
+
+def parse_tokenizer(spec: str) -> BPE | Words | Saved:
+    """What "bpe:4096", "words" or "file:DIR" stands for.
 
     Raises:
-        ValueError: an unknown spec, or a saved tokenizer without an end-of-text token.
+        ValueError: anything else, or a BPE of fewer than 257 tokens.
     """
     kind, _, rest = spec.partition(":")
     match kind:
-        case "bpe" if rest.isdigit() and int(rest) >= SMALLEST_BPE:
-            return train_bpe(texts, int(rest))
-        case "words" if not rest:
-            return build_words(texts)
+        case "bpe" if rest.isdecimal():
+            return BPE(vocab_size=int(rest))
+        case "words" if spec == "words":
+            return Words()
         case "file" if rest:
-            if not Path(rest).exists():
-                raise FileNotFoundError(f"tokenizer {spec}: no such directory: {rest}")
-            tokenizer = AutoTokenizer.from_pretrained(rest)
-            if tokenizer.eos_token_id is None:
-                raise ValueError(f"tokenizer {spec} has no end-of-text token")
-            return tokenizer
+            return Saved(folder=Path(rest).expanduser())
         case _:
-            raise ValueError(f"tokenizer must be one of {SPECS} with SIZE at least {SMALLEST_BPE}, got {spec!r}")
+            raise ValueError(f"tokenizer must be one of bpe:VOCAB_SIZE, words, file:DIR; got {spec!r}")
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE; any text is encoded without loss."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    """Train a byte-level BPE: the same texts give the same one; decode(encode(text)) == text for any text.
+
+    Args:
+        texts: what to train on.
+        vocab_size: tokens at most, with <eos> (id 0, also the bos token) and the 256 bytes; little text gives
+            fewer.
+
+    Raises:
+        ValueError: vocab_size below 257.
+    """
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=BPE(vocab_size=vocab_size).vocab_size,
         special_tokens=[EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(texts, trainer)
-    return _wrapped(tokenizer, eos_token=EOS, bos_token=EOS)
+    return _wrapped(tokenizer, unk_token=None)
 
 
-def build_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Every word that white space separates, the most frequent first, as the adaptive softmax needs them."""
+def build_words(texts: Iterable[str], min_count: int = 1) -> PreTrainedTokenizerFast:
+    """A vocabulary of the words between white space; decoding joins them with spaces.
+
+    Ids follow frequency, the most frequent first as an adaptive softmax needs them, equals by name. Before
+    them come <eos> (0, also the bos token) and <unk> (1).
+
+    Args:
+        texts: where the words are counted.
+        min_count: rarer words become <unk>.
+
+    Raises:
+        ValueError: min_count below 1.
+    """
+    if min_count < 1:
+        raise ValueError(f"min_count must be at least 1, got {min_count}")
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text.split())
-    for special in (EOS, UNKNOWN):
-        counts.setdefault(special, 0)
-    ordered = sorted(counts, key=lambda word: (-counts[word], word))
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(ordered)}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return _wrapped(tokenizer, eos_token=EOS, bos_token=EOS, unk_token=UNKNOWN)
+    kept = [word for word, count in counts.items() if count >= min_count and word not in (EOS, UNK)]
+    ranked = [EOS, UNK, *sorted(kept, key=lambda word: (-counts[word], word))]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(ranked)}, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WHITE_SPACE), "removed")
+    return _wrapped(tokenizer, unk_token=UNK)
 
 
-def _wrapped(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer saved by `save_pretrained`, from a local folder and nowhere else.
+
+    Raises:
+        FileNotFoundError: the folder has no tokenizer.json.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"tokenizer: no tokenizer.json in {folder}")
+    return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+
+
+def text_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of the tokenizer's Rust part that takes text for text.
+
+    "<eos>" in a text is not the special token there, and nothing is added, cut off or padded.
+    """
+    encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    encoder.encode_special_tokens = True
+    encoder.no_truncation()
+    encoder.no_padding()
+    return encoder
+
+
+def eos_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id of the end-of-text token.
+
+    Raises:
+        ValueError: the tokenizer has none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"tokenizer {tokenizer.name_or_path!r} must have an eos_token to end each document")
+    return int(tokenizer.eos_token_id)
+
+
+def _wrapped(tokenizer: Tokenizer, unk_token: str | None) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, add_prefix_space=False, **special
+        tokenizer_object=tokenizer,
+        bos_token=EOS,
+        eos_token=EOS,
+        unk_token=unk_token,
+        clean_up_tokenization_spaces=False,
     )

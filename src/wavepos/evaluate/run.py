@@ -64,7 +64,7 @@ def evaluate_run(
         model.token_losses,
         stream,
         protocols,
-        words_per_token=tokens.num_words / tokens.num_tokens,
+        words_per_token=tokens.words_per_token,
         device=device,
         progress=count,
     )

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from wavepos.attention import attention
 from wavepos.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from wavepos.positions import Position, build_position, parse_position, position_dict
+from wavepos.positions import LearnedRelativeConfig, Position, build_position, parse_position, position_dict
 
 Size = Literal["tiny", "small", "paper"]
 IGNORED_LABEL = -100
@@ -110,15 +110,26 @@ class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transfor
         self.down = nn.Linear(config.intermediate_size, width)
 
     def forward(
-        self, x_BTC: Tensor, position: Position, key_padding_mask: Tensor | None, past_key_values: Cache | None
+        self,
+        x_BTC: Tensor,
+        position: Position,
+        relative: nn.Module | None = None,
+        key_padding_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
     ) -> Tensor:
-        attended = self._attend(self.attention_norm(x_BTC), position, key_padding_mask, past_key_values)
+        """One layer; `relative` projects the relative states of a position that reads them."""
+        attended = self._attend(self.attention_norm(x_BTC), position, relative, key_padding_mask, past_key_values)
         x_BTC = x_BTC + dropout(attended, self.config.dropout, self.training)
         active = dropout(self.up(self.ffn_norm(x_BTC)).relu(), self.config.activation_dropout, self.training)
         return x_BTC + dropout(self.down(active), self.config.dropout, self.training)
 
     def _attend(
-        self, x_BTC: Tensor, position: Position, key_padding_mask: Tensor | None, past_key_values: Cache | None
+        self,
+        x_BTC: Tensor,
+        position: Position,
+        relative: nn.Module | None,
+        key_padding_mask: Tensor | None,
+        past_key_values: Cache | None,
     ) -> Tensor:
         heads = self.config.num_attention_heads
         qkv = self.qkv(x_BTC).view(*x_BTC.shape[:2], 3, heads, -1)
@@ -127,6 +138,9 @@ class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transfor
         if past_key_values is not None:
             query_offset = int(past_key_values.get_seq_length(self.layer_index))
             k_BHSD, v_BHSD = past_key_values.update(k_BHSD, v_BHSD, self.layer_index)
+        relative_states = None
+        if relative is not None:
+            relative_states = relative(x_BTC).unflatten(-1, (heads, -1)).transpose(1, 2)
         out_BHTD = attention(
             q_BHTD,
             k_BHSD,
@@ -135,6 +149,7 @@ class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transfor
             dropout=self.config.attention_dropout if self.training else 0.0,
             key_padding_mask=key_padding_mask,
             query_offset=query_offset,
+            relative_states=relative_states,
         )
         attended: Tensor = self.out(out_BHTD.transpose(1, 2).flatten(2))
         return attended
@@ -162,6 +177,7 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
             self.positions = nn.ModuleList(_positions(config))
+            self.relative = nn.ModuleList(_relative_projections(config))
         self.softmax = AdaptiveSoftmax(config.hidden_size, len(config.cutoffs), config.softmax_dropout)
         self.post_init()
 
@@ -209,13 +225,25 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         """−log p of each target, in nats, float32 [B,T]; zero where the target is −100."""
         return self._losses(self._hidden(input_ids, None, None), shift_labels)
 
+    def layer(
+        self,
+        index: int,
+        x_BTC: Tensor,
+        key_padding_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+    ) -> Tensor:
+        """The hidden states [B,T,C] after a layer, with its position."""
+        position = self.positions[min(index, len(self.positions) - 1)]
+        relative = self.relative[index] if len(self.relative) else None
+        hidden: Tensor = self.layers[index](x_BTC, position, relative, key_padding_mask, past_key_values)
+        return hidden
+
     def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
         key_padding_mask = None if attention_mask is None else attention_mask.bool()
         x_BTC: Tensor = self.embedding(input_ids) * math.sqrt(self.config.hidden_size)
         x_BTC = dropout(x_BTC, self.config.dropout, self.training)
-        for index, layer in enumerate(self.layers):
-            position = self.positions[min(index, len(self.positions) - 1)]
-            x_BTC = layer(x_BTC, position, key_padding_mask, past_key_values)
+        for index in range(len(self.layers)):
+            x_BTC = self.layer(index, x_BTC, key_padding_mask, past_key_values)
         return x_BTC
 
     def _losses(self, hidden_BTC: Tensor, shift_labels: Tensor) -> Tensor:
@@ -241,6 +269,15 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
                 nn.init.zeros_(module.bias)
             case Position():
                 module.reset_parameters()
+
+
+def _relative_projections(config: BaevskiAuliConfig) -> list[nn.Module]:
+    """One projection a layer for a position that reads relative states."""
+    parsed = parse_position(config.position)
+    if not isinstance(parsed, LearnedRelativeConfig):
+        return []
+    width = config.num_attention_heads * parsed.relative_dim
+    return [nn.Linear(config.hidden_size, width) for _ in range(config.num_hidden_layers)]
 
 
 def _positions(config: BaevskiAuliConfig) -> list[Position]:

@@ -113,6 +113,7 @@ __all__ = [
     "METHODS",
     "ALiBi",
     "LearnedRelative",
+    "LearnedRelativeConfig",
     "NoPE",
     "Position",
     "PositionConfig",

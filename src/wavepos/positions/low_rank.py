@@ -26,15 +26,15 @@ def low_rank(table_RE: Tensor, dtype: torch.dtype) -> LowRank | None:
     """The fewest factors whose every row lies within the dtype's rounding of the table's largest entry.
 
     Args:
-        table_RE: float32, R displacements by E dimensions.
-        dtype: that of the queries; the factors come in it, on the table's device.
+        table_RE: float32 on the CPU, R displacements by E dimensions.
+        dtype: that of the queries; the factors come in it.
 
     Returns:
         None where the factors would save little, and for float64, in which the table is exact by contract.
     """
     if dtype == torch.float64:
         return None
-    left, singular, basis = torch.linalg.svd(table_RE.to("cpu", torch.float64), full_matrices=False)
+    left, singular, basis = torch.linalg.svd(table_RE.to(torch.float64), full_matrices=False)
     coefficients = left * singular
     left_out = coefficients.square().flip(1).cumsum(1).flip(1).amax(0).sqrt()
     rank = int((left_out > row_tolerance(dtype) * float(table_RE.abs().max())).sum())
@@ -42,8 +42,8 @@ def low_rank(table_RE: Tensor, dtype: torch.dtype) -> LowRank | None:
     if rank > _WORTHWHILE * table_RE.shape[1] or rank > basis.shape[0]:
         return None
     return LowRank(
-        coefficients_RK=coefficients[:, :rank].to(table_RE.device, dtype).contiguous(),
-        basis_KE=basis[:rank].to(table_RE.device, dtype).contiguous(),
+        coefficients_RK=coefficients[:, :rank].to(dtype).contiguous(),
+        basis_KE=basis[:rank].to(dtype).contiguous(),
     )
 
 

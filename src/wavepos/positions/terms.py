@@ -123,13 +123,14 @@ class TableCache:
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch's decorator has no types
     def _factors(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        table: Tensor = self._at_least(length, device)
+        table: Tensor = self._at_least(length, torch.device("cpu"))
         known = self._low_rank.get((device, dtype))
         if known is None or known[0] != table.shape[-2]:
             with torch.inference_mode(False):
                 known = (table.shape[-2], low_rank(table, dtype))
             self._low_rank[device, dtype] = known
-        return None if known[1] is None else (known[1].coefficients_RK, known[1].basis_KE)
+        factors = known[1]
+        return None if factors is None else (factors.coefficients_RK.to(device), factors.basis_KE.to(device))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TableCache":
         return TableCache(copy.deepcopy(self._compute, memo), self._limit)

@@ -1,0 +1,147 @@
+"""Corpora of the user's own files: plain text, and JSON lines."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from wavepos.data.corpus import (
+    VALID_PERCENT,
+    Corpus,
+    Split,
+    digest,
+    file_facts,
+    is_valid,
+    non_blank,
+    valid_threshold,
+)
+from wavepos.data.lines import decode, read_lines
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFiles(Corpus):
+    """UTF-8 text files, one document each.
+
+    A single file is cut at a line's end, its last 5% of lines are the valid split; several are split by path.
+
+    Attributes:
+        root: the folder they lie in.
+        files: the files, sorted by path.
+    """
+
+    root: Path
+    files: tuple[Path, ...]
+
+    def fingerprint(self) -> str:
+        """Of each file's path, size and time of change."""
+        return digest("text", str(self.root), file_facts(self.root, self.files))
+
+    def _documents(self, split: Split) -> Iterator[str]:
+        if len(self.files) == 1:
+            return non_blank([self._part(split)])
+        keys = {file.relative_to(self.root).as_posix(): file for file in self.files}
+        threshold = valid_threshold(self.spec, keys)
+        chosen = (file for key, file in keys.items() if is_valid(key, threshold) == (split == "valid"))
+        return non_blank(self._text(file) for file in chosen)
+
+    def _text(self, file: Path) -> str:
+        return decode(file.read_bytes(), f"corpus {self.spec!r}, {file}").removeprefix("\ufeff")
+
+    def _part(self, split: Split) -> str:
+        text = self._text(self.files[0])
+        if not text.strip():
+            raise ValueError(f"corpus {self.spec!r} is empty: {self.files[0]} holds no text")
+        num_lines = text.count("\n") + (not text.endswith("\n"))
+        if num_lines < 2:
+            raise ValueError(
+                f"corpus {self.spec!r} holds a single line: at least two are needed, "
+                f"for the last {VALID_PERCENT}% go to the valid split"
+            )
+        line_end = len(text) - text.endswith("\n")
+        for _ in range(max(1, num_lines * VALID_PERCENT // 100)):
+            line_end = text.rfind("\n", 0, line_end)
+        return text[line_end + 1 :] if split == "valid" else text[: line_end + 1]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonLines(Corpus):
+    """A file with one JSON object a line, split by the hash of the text: copies fall into the same split.
+
+    Attributes:
+        file: plain, or compressed by gzip, xz or zstd (.gz, .xz, .zst).
+        field: the key of the text.
+    """
+
+    file: Path
+    field: str
+
+    def fingerprint(self) -> str:
+        """Of the file's path, size and time of change, and of the field."""
+        return digest("jsonl", str(self.file), file_facts(self.file.parent, [self.file]), self.field)
+
+    def _documents(self, split: Split) -> Iterator[str]:
+        threshold = valid_threshold(self.spec, self._texts())
+        return (text for text in self._texts() if is_valid(text, threshold) == (split == "valid"))
+
+    def _texts(self) -> Iterator[str]:
+        numbered = enumerate(read_lines(self.file), start=1)
+        return non_blank(self._text(line, number) for number, line in numbered if line.strip())
+
+    def _text(self, line: bytes, number: int) -> str:
+        place = f"corpus {self.spec!r}, {self.file}, line {number}"
+        try:
+            row = json.loads(decode(line, place))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: must be a JSON object, got {type(row).__name__}")
+        if self.field not in row:
+            raise ValueError(f"{place}: no field {self.field!r}, it has {', '.join(row) or 'none'}")
+        text = row[self.field]
+        if not isinstance(text, str):
+            raise ValueError(f"{place}: field {self.field!r} must be a string, got {type(text).__name__}")
+        if not _is_unicode(text):
+            raise ValueError(f"{place}: field {self.field!r} holds half of a surrogate pair")
+        return text
+
+
+def open_text(spec: str, path: str) -> TextFiles:
+    """A text file, or all *.txt files in a folder and below.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: a folder without *.txt files.
+    """
+    root = Path(path).expanduser().resolve()
+    if root.is_file():
+        return TextFiles(spec=spec, name=root.stem, root=root.parent, files=(root,))
+    if not root.is_dir():
+        raise FileNotFoundError(f"corpus {spec!r}: no such file or folder: {path}")
+    files = sorted((file for file in root.rglob("*.txt") if file.is_file()), key=lambda file: file.as_posix())
+    if not files:
+        raise ValueError(f"corpus {spec!r} is empty: no *.txt files in {path}")
+    return TextFiles(spec=spec, name=root.name, root=root, files=tuple(files))
+
+
+def open_jsonl(spec: str, path_and_field: str) -> JsonLines:
+    """A file of JSON lines: PATH, or PATH#FIELD for another field than "text".
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    path, _, field = path_and_field.partition("#")
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"corpus {spec!r}: no such file: {path}")
+    return JsonLines(spec=spec, name=file.name.split(".")[0], file=file, field=field or "text")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,111 @@
+"""The command line as a user meets it."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wavepos.cli import main
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command left: its exit status and all that it printed."""
+
+    status: int
+    output: str
+
+
+@pytest.fixture
+def wavepos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["wavepos", *arguments])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Done(status, captured.out + captured.err)
+
+    return call
+
+
+def test_help_names_the_commands(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wavepos.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=True)
+    for name in ("demo", "train", "eval", "generate"):
+        assert name in done.stdout
+
+
+def test_a_dry_run_of_the_papers_model_needs_no_data(wavepos: Callable[..., Done], tmp_path: Path) -> None:
+    done = wavepos(
+        "train",
+        "--size",
+        "paper",
+        "--corpus",
+        "wikitext103",
+        "--method",
+        "wavelet",
+        "--dry-run",
+    )
+    assert done.status == 0, done.output
+    assert "Parameters: 246,932,928" in done.output
+    assert '"learning_rate": 1.0' in done.output
+    assert re.search(r"total\s+│\s+\d+\.\d\d", done.output)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--method", "rope"), "method of a position must be one of nope, rotary"),
+        (("train", "--method", '{"method": "wavelet", "scle": 2}'), "unknown key 'scle'"),
+        (("train", "--method", "{method}"), "method must be a name or a JSON object"),
+        (("train", "--method", "nope", "--corpus", "books"), "corpus must be one of stdlib"),
+        (("train", "--method", "nope", "--corpus", "text:no/such/file"), "no such file or folder: no/such/file"),
+        (("train", "--method", "nope", "--tokenizer", "bpe:5"), "vocab_size of a BPE must be at least 257, got 5"),
+        (("eval", "nowhere"), "no run.json in nowhere"),
+        (("generate", "nowhere", "--temperature", "-1"), "temperature must be at least 0, got -1.0"),
+        (("demo", "--seeds", "0"), "seeds must be at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_wrong_input_is_one_clear_line(arguments: tuple[str, ...], message: str, wavepos: Callable[..., Done]) -> None:
+    done = wavepos(*arguments)
+    assert done.status == 2
+    assert message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+
+
+def test_train_eval_and_generate_on_a_text_of_ones_own(wavepos: Callable[..., Done], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(["wave", "near", "far"], size=8)) for _ in range(300)]
+    (tmp_path / "own.txt").write_text("\n".join(lines), encoding="utf-8")
+    options = ["--tokenizer", "bpe:280", "--seq-len", "16", "--steps", "8", "--batch-tokens", "64"]
+    options += ["--out", "run", "--corpus", "text:own.txt"]
+    method = '{"method": "wavelet", "query_bias": "recency"}'
+    done = wavepos("train", "--method", method, *options)
+    assert done.status == 0, done.output
+    again = wavepos("train", "--method", method, *options)
+    assert again.output.splitlines()[-1] == done.output.splitlines()[-1]
+    read = wavepos("eval", "run", "--lengths", "16", "40")
+    assert read.status == 0, read.output
+    written = json.loads((tmp_path / "run" / "perplexity-text-own-txt.json").read_text())
+    assert [(p["kind"], p["seq_len"]) for p in written["perplexities"]] == [
+        (kind, length) for length in (16, 40) for kind in ("nonoverlapping", "whole", "sliding")
+    ]
+    text = wavepos("generate", "run", "--prompt", "wave near", "--max-new-tokens", "5")
+    assert text.status == 0, text.output
+    assert text.output.startswith("wave near")
+    assert text.output == wavepos("generate", "run", "--prompt", "wave near", "--max-new-tokens", "5").output

@@ -1,0 +1,41 @@
+"""Documents keep up with the code."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_every_equation_cited_stands_in_the_mathematics() -> None:
+    mathematics = (ROOT / "docs" / "math.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"\*\*Eq\. (\w+)\.\*\*", mathematics))
+    cited: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for numbers in re.findall(r"(?:Eqs?\.|Equations?) ((?:\w+(?:–\w+)?(?:, | and )?)+)", text):
+            for number in _expanded(numbers):
+                cited.setdefault(number, []).append(path.name)
+    assert len(cited) >= 8
+    assert not {number: files for number, files in cited.items() if number not in known}
+
+
+def _expanded(numbers: str) -> list[str]:
+    found: list[str] = []
+    for part in re.findall(r"\d+(?:–\d+)?", numbers):
+        low, _, high = part.partition("–")
+        found += [str(number) for number in range(int(low), int(high or low) + 1)]
+    return found
+
+
+def test_every_result_says_where_it_came_from() -> None:
+    for path in (ROOT / "results").glob("*.json"):
+        environment = json.loads(path.read_text(encoding="utf-8"))["environment"]
+        for key in ("command", "commit", "packages", "cpu", "threads"):
+            assert environment.get(key), f"{path.name}: {key}"
+
+
+def test_pictures_and_files_that_the_readme_shows_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", readme):
+        assert (ROOT / target).exists(), target
