@@ -6,6 +6,7 @@ from small_positions import HEAD_DIM, POSITIONS, heads, position
 from yardstick import Case, assert_within
 
 from wavepos import Wavelet, attention
+from wavepos.attention.mask import Mask
 
 LENGTH = 150
 
@@ -111,3 +112,26 @@ def test_packed_documents_are_separate_calls():
         for part in (slice(0, 64), slice(64, None))
     ]
     torch.testing.assert_close(packed, torch.cat(alone, dim=2), rtol=0.0, atol=2e-6)
+
+
+def test_keys_that_documents_hide_are_not_computed():
+    ids = torch.tensor([[0, 0, 0, 1, 1, 1, 4, 4], [0, 0, 1, 1, 1, 2, 2, 2]])
+    keep = torch.ones(2, 8, dtype=torch.bool)
+    keep[:, :2] = False
+
+    def first_keys(offset: int = 0, **conditions: torch.Tensor) -> list[int] | None:
+        return Mask(num_queries=8 - offset, num_keys=8, query_offset=offset, **conditions).first_keys()
+
+    assert first_keys() is None
+    assert first_keys(document_ids_BS=ids) == [0, 0, 0, 2, 2, 3, 5, 5]
+    assert first_keys(3, document_ids_BS=ids) == [2, 2, 3, 5, 5]
+    assert first_keys(document_ids_BS=ids.flip(1)) == [0] * 8
+    assert first_keys(key_padding_BS=keep) == [0, 1, 2, 2, 2, 2, 2, 2]
+    assert first_keys(document_ids_BS=ids, key_padding_BS=keep) == [0, 1, 2, 2, 2, 3, 5, 5]
+
+
+@pytest.mark.parametrize("name", ["wavelet", "shaw", "transformer_xl", "alibi", "rotary"])
+def test_many_documents_in_order(name):
+    ids = (torch.rand(2, 700, generator=torch.Generator().manual_seed(1)) > 0.99).cumsum(1)
+    case = Case(num_queries=700, num_keys=700, head_dim=HEAD_DIM)
+    assert_within(position(name), case, "banded", document_ids=ids)

@@ -7,7 +7,7 @@ read back through the same view: no gather, no copy. Where a row of the view beg
 into the slack.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -78,6 +78,7 @@ class Band:
         width: W: the near part holds displacements below it; None: all.
         table_length: R, at most W; 0 without a table.
         causal: no key ahead of its query is seen.
+        first_keys: for every query a key before which neither it nor a later one sees any; None: 0.
     """
 
     num_queries: int
@@ -86,6 +87,7 @@ class Band:
     width: int | None
     table_length: int
     causal: bool
+    first_keys: Sequence[int] | None = None
 
     @property
     def first_far_row(self) -> int:
@@ -102,7 +104,9 @@ class Band:
     def _window(self, rows: slice) -> Window:
         first, end = self.query_offset + rows.start, self.query_offset + rows.stop
         first_key = 0 if self.width is None else max(0, first - self.width + 1)
-        length = min(self.table_length, end)
+        if self.first_keys is not None:
+            first_key = max(first_key, self.first_keys[rows.start])
+        length = min(self.table_length, end - first_key)
         column = first - first_key - (length - 1)
         slack = max(0, -column) if length else 0
         return Window(

@@ -1,6 +1,6 @@
 """The banded attention as one opaque operator with its own backward, for autograd and torch.compile."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ class BandedCall:
             r_BHTE=self.r_BHTE,
             table_XRE=None if self.table_XRE is None else self.table_XRE.flip(1),
             bias_HR=None if self.bias_HR is None else self.bias_HR.flip(1),
-            band=self.band,
+            band=replace(self.band, first_keys=self.mask.first_keys()),
             mask=self.mask,
             softmax_scale=self.softmax_scale,
             relative_scale=self.relative_scale,

@@ -54,3 +54,22 @@ class Mask:
             same = (of_query[:, :, None] == ids[:, None, keys])[:, None]
             allowed = same if allowed is None else allowed & same
         return allowed
+
+    def first_keys(self) -> list[int] | None:
+        """For every query a key before which neither it nor a later one sees any; None without padding and documents.
+
+        Leading padding and documents in order (ids that never fall) make it rise: what they hide need not be computed.
+        """
+        if self.key_padding_BS is None and self.document_ids_BS is None:
+            return None
+        given = self.key_padding_BS if self.key_padding_BS is not None else self.document_ids_BS
+        position = torch.arange(self.num_queries, device=None if given is None else given.device) + self.query_offset
+        first = torch.zeros_like(position)
+        if self.key_padding_BS is not None:
+            first = first + (~self.key_padding_BS).int().cumprod(1).sum(1).amin()
+        ids = self.document_ids_BS
+        if ids is not None and ids.shape[1] > 1 and bool((ids.diff(dim=1) >= 0).all()):
+            begins = torch.arange(1, ids.shape[1], device=ids.device) * (ids.diff(dim=1) > 0)
+            start_S = torch.nn.functional.pad(begins, (1, 0)).cummax(1).values.amin(0)
+            first = torch.maximum(first, start_S[self.query_offset : self.query_offset + self.num_queries])
+        return torch.minimum(first, position).tolist()
