@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from wavepos.report import markdown_table
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -33,6 +35,11 @@ def test_every_result_says_where_it_came_from() -> None:
         environment = json.loads(path.read_text(encoding="utf-8"))["environment"]
         for key in ("command", "commit", "packages", "cpu", "threads"):
             assert environment.get(key), f"{path.name}: {key}"
+
+
+def test_the_readmes_table_is_that_of_the_result() -> None:
+    result = json.loads((ROOT / "results" / "demo.json").read_text(encoding="utf-8"))
+    assert markdown_table(result) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_pictures_and_files_that_the_readme_shows_exist() -> None:

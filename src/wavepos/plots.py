@@ -107,7 +107,7 @@ def wavelets(position: Wavelet) -> Figure:
             axes.plot(np.arange(length) + 1, table[:, column], color=colours[index], linewidth=0.7, label=label)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value - 1:g}"))
-    axes.legend(fontsize=9, ncols=2, frameon=False)
+    axes.legend(fontsize=9, ncols=2, loc="center right")
     return figure
 
 
