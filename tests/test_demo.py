@@ -113,7 +113,7 @@ def test_methods_are_named_in_three_ways() -> None:
 
 @pytest.mark.parametrize("name", ["ropes", '{"method": "wavelet", "side": 1}'])
 def test_unknown_methods_are_named(name: str) -> None:
-    with pytest.raises(ValueError, match=r"methods takes NoPE, RoPE, .* got"):
+    with pytest.raises(ValueError, match=r"methods takes 'NoPE', 'RoPE', .* got"):
         select_methods([name])
 
 

@@ -94,7 +94,7 @@ def select_methods(names: Sequence[str]) -> dict[str, dict[str, Any]]:
             position = position_dict(parse_position(json.loads(name) if name.startswith("{") else name))
         except ValueError as error:
             raise ValueError(
-                f"methods takes {', '.join(METHODS)}, a method's name or a JSON object: {error}"
+                f"methods takes {', '.join(map(repr, METHODS))}, a method's name or a JSON object: {error}"
             ) from error
         chosen[name] = position
     return chosen

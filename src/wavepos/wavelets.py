@@ -232,9 +232,11 @@ def _last_crossing(envelope: Callable[[float], float], start: float, tolerance: 
 
 def _require_discrete(family: str) -> None:
     pywt = _import_pywt(family)
-    known = pywt.wavelist(kind="discrete")
-    if family not in known:
-        raise ValueError(f"wavelet {family!r} is not among PyWavelets' discrete wavelets: {', '.join(known)}")
+    if family not in pywt.wavelist(kind="discrete"):
+        kin = pywt.wavelist(family=next(name for name in PYWAVELETS_FAMILIES if family.startswith(name)))
+        raise ValueError(
+            f"wavelet {family!r} is not among PyWavelets' discrete wavelets, whose nearest kin are {', '.join(kin)}"
+        )
 
 
 @lru_cache(maxsize=64)

@@ -147,6 +147,26 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         assert torch.equal(plain, checkpointed)
 
 
+@pytest.mark.parametrize("cutoffs", [(), (20, 50)])
+def test_gradients_are_the_same_bits_each_time(cutoffs: tuple[int, ...]) -> None:
+    """So that a run that was cut off goes on to the same losses, also on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model = tiny(cutoffs=cutoffs, hidden_size=128).train()
+        ids = torch.randint(0, 97, (16, 128))
+        gradients = []
+        for _ in range(5):
+            model.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    finally:
+        torch.set_num_threads(threads)
+    for other in gradients[1:]:
+        for first, again in zip(gradients[0], other, strict=True):
+            assert torch.equal(first, again)
+
+
 def test_a_seed_gives_all_methods_the_same_weights_elsewhere() -> None:
     states = [tiny(position).state_dict() for position in POSITIONS]
     shared = set.intersection(*(set(state) for state in states))

@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, linear, log_softmax
+from torch.nn.functional import embedding as look_up
 
 
 @final
@@ -46,12 +47,12 @@ class AdaptiveEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings [..., hidden_size] of token ids [...]."""
         if not self.projections:
-            return self.band_weight(0)[ids]
+            return look_up(ids, self.band_weight(0))  # its gradient is summed in a fixed order, an index's is not
         parts = torch.zeros((ids.numel(), self.projection_weight(0).shape[0]), device=ids.device)
         flat = ids.reshape(-1)
         for band, (low, high) in enumerate(pairwise(self.edges)):
             where = ((flat >= low) & (flat < high)).nonzero().squeeze(-1)
-            embedded = linear(self.band_weight(band)[flat[where] - low], self.projection_weight(band))
+            embedded = linear(look_up(flat[where] - low, self.band_weight(band)), self.projection_weight(band))
             parts = parts.to(embedded.dtype).index_copy(0, where, embedded)
         return parts.view(*ids.shape, -1)
 
