@@ -9,12 +9,15 @@ SETUP := $(VENV)/.installed
 demo: $(SETUP)
 	$(BIN)/wavepos demo
 
+bench: $(SETUP)
+	$(BIN)/wavepos bench
+
 test: $(SETUP)
 	$(BIN)/python -m pytest -q
 
 lint: $(SETUP)
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
 $(SETUP): pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""The command line: wavepos demo | train | eval | generate."""
+"""The command line: wavepos demo | train | eval | generate | bench."""
 
 import dataclasses
 import json
@@ -179,6 +179,56 @@ class Generate:
         console.print(text, markup=False, highlight=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Measure time and memory beside other ways to do the same; needs a checkout of the source.
+
+    Every method is first checked against the reference; if one is wrong, nothing is measured (exit status 2). What is
+    not given follows from the device. The result is written after each measurement.
+    """
+
+    what: Annotated[Literal["all", "attention", "decode", "train-step"], tyro.conf.Positional] = "all"
+    """attention: a call at several lengths; decode: a token with a cache; train-step: a step of a small model."""
+    lengths: tuple[int, ...] | None = None
+    """Tokens; for decode, keys in the cache."""
+    dtypes: tuple[str, ...] | None = None
+    """Of fp32, bf16, fp16."""
+    peers: tuple[str, ...] | None = None
+    """Methods by their names in benchmarks/peers; wavelet@banded names the backend too."""
+    heads: int | None = None
+    """Query heads."""
+    head_dim: int | None = None
+    """Size of a head."""
+    batch: int | None = None
+    """Sequences a call."""
+    sizes: tuple[Literal["tiny", "small", "paper"], ...] | None = None
+    """Models of train-step."""
+    repeats: int | None = None
+    """Pairs of interleaved runs of each measurement, at most."""
+    seconds: float | None = None
+    """Time after which a measurement begins no more pairs, once it has three."""
+    max_gib: float | None = None
+    """Methods with L² memory are left out where they would hold more, in GiB."""
+    device: str | None = None
+    """cpu, or cuda; by default cuda where there is one."""
+    out: Path = Path("results")
+    """Directory of the result and its plots."""
+    resume: bool = False
+    """Keep what the same commit measured on this machine with the same settings."""
+
+    def run(self) -> None:
+        root = Path(__file__).resolve().parents[2]
+        if not (root / "benchmarks" / "run.py").is_file():
+            raise ValueError("bench needs a checkout of the source, for benchmarks/ is not installed: run `make bench`")
+        sys.path.insert(0, str(root))
+        from benchmarks.run import run_benchmarks
+
+        settings = ("lengths", "dtypes", "peers", "head_dim", "batch", "sizes", "repeats", "seconds", "max_gib")
+        given = {name: getattr(self, name) for name in settings} | {"num_heads": self.heads}
+        given = {name: value for name, value in given.items() if value is not None}
+        run_benchmarks(self.what, self.device, given, self.out, self.resume)
+
+
 def main() -> None:
     """Entry point of the `wavepos` command."""
     _quiet()
@@ -186,7 +236,8 @@ def main() -> None:
         Annotated[Demo, tyro.conf.subcommand("demo")]
         | Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Eval, tyro.conf.subcommand("eval")]
-        | Annotated[Generate, tyro.conf.subcommand("generate")],
+        | Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[Bench, tyro.conf.subcommand("bench")],
         prog="wavepos",
         description="Wavelet positional representations for Transformers: train on short sequences, read long ones.",
         config=(tyro.conf.OmitSubcommandPrefixes,),

@@ -1,0 +1,224 @@
+"""Time of a token in generation: one query against a cache of keys, batch 1 by default, beside RoPE + SDPA."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from benchmarks.attention import DTYPES
+from benchmarks.measure import comparison, device_kind, interleaved
+from benchmarks.parity import Error, judge
+from benchmarks.peers.peer import Case
+from benchmarks.peers.rope import cos_sin, rotate
+from benchmarks.record import Record
+from wavepos import ALiBi, NoPE, Rotary, Wavelet, attention
+from wavepos.console import Update
+from wavepos.positions import Position
+from wavepos.positions.alibi import alibi_slopes
+
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+PARITY_LENGTH = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """A way to generate: made from the keys and values [B,H,S−1,D] before, it takes the newest q, k, v [B,H,1,D]."""
+
+    name: str
+    title: str
+    build: Callable[[Case, Tensor, Tensor], Step]
+    position: Callable[[Case], Position]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeConfig:
+    """What is measured: `lengths` are keys in the cache, the newest included; the rest as in `AttentionConfig`."""
+
+    device: str
+    lengths: tuple[int, ...] = (1024, 8192, 32768)
+    dtypes: tuple[str, ...] = ("fp32", "bf16")
+    peers: tuple[str, ...] = ("rope", "nope", "wavelet", "alibi", "alibi-mask")
+    num_heads: int = 8
+    head_dim: int = 128
+    batch: int = 1
+    repeats: int = 30
+    seconds: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not self.lengths or min(self.lengths) < 2:
+            raise ValueError(f"lengths must be at least 2, got {self.lengths}")
+        for name in self.dtypes:
+            if name not in DTYPES:
+                raise ValueError(f"dtypes takes {', '.join(DTYPES)}, got {name!r}")
+        for name in self.peers:
+            find_decoder(name)
+
+    def case(self, seq_len: int, dtype: str) -> Case:
+        return Case(
+            batch=self.batch,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            seq_len=seq_len,
+            dtype=DTYPES[dtype],
+            device=self.device,
+        )
+
+
+def decode_config(device: str) -> DecodeConfig:
+    """What fits the device."""
+    return DecodeConfig(device=device, num_heads=32 if device_kind(device) == "cuda" else 8)
+
+
+def bench_decode(config: DecodeConfig, path: Path, resume: bool, update: Update) -> dict[str, Any]:
+    """Check every decoder, then measure every cell.
+
+    Raises:
+        ParityError: a decoder that does not compute what it says; then no file is written.
+    """
+    varying = ("lengths", "dtypes", "peers")
+    keys = ("peer", "seq_len", "dtype")
+    record = Record(path, "decode", dataclasses.asdict(config), keys, varying, resume)
+    decoders = [find_decoder(name) for name in config.peers]
+    for dtype in config.dtypes:
+        for decoder in decoders:
+            update(0, None, f"checking {decoder.name} {dtype}")
+            errors = check_decoder(decoder, config.case(min(PARITY_LENGTH, max(config.lengths)), dtype))
+            record.result["parity"].append({"peer": decoder.name, "dtype": dtype, "errors": errors})
+    places = [(n, dtype, decoder) for n in config.lengths for dtype in config.dtypes for decoder in decoders]
+    for done, (seq_len, dtype, decoder) in enumerate(places):
+        update(done, len(places), f"{decoder.name} {seq_len} {dtype}")
+        cell = {"peer": decoder.name, "title": decoder.title, "seq_len": seq_len, "dtype": dtype, "pass": "a token"}
+        if not record.known(cell):
+            record.add(cell | _measured(config, decoder, config.case(seq_len, dtype)))
+    return record.close()
+
+
+def check_decoder(decoder: Decoder, case: Case) -> list[dict[str, Any]]:
+    """Errors of one token, as records.
+
+    Raises:
+        ParityError: an error beyond its bound.
+    """
+    q, k, v = _token_and_cache(case)
+    position = decoder.position(case)
+    exact = copy.deepcopy(position).double().to(case.device)
+    offset = {"query_offset": case.seq_len - 1, "backend": "reference"}
+    with torch.no_grad():
+        truth = attention(q.double(), k.double(), v.double(), position=exact, **offset)  # type: ignore[arg-type]
+        dense = attention(q, k, v, position=position.to(case.device), **offset)  # type: ignore[arg-type]
+        found = _step(decoder, case, q, k, v)()
+    errors = ((x.double() - truth).abs().max() for x in (found, dense))
+    error, beside = (float(x) for x in errors)
+    magnitude, eps = float(truth.abs().max()), torch.finfo(case.dtype).eps
+    return judge(decoder.name, [Error(tensor="out", error=error, dense=beside, magnitude=magnitude, eps=eps)])
+
+
+def _measured(config: DecodeConfig, decoder: Decoder, case: Case) -> dict[str, Any]:
+    q, k, v = _token_and_cache(case)
+    ours, baseline = _step(decoder, case, q, k, v), _step(ROPE, case, q, k, v)
+    with torch.no_grad():
+        return comparison(*interleaved(baseline, ours, case.device, config.repeats, config.seconds))
+
+
+def _token_and_cache(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """The newest query [B,H,1,D], and all keys and values."""
+    q, k, v, _ = case.inputs()
+    return q[:, :, -1:].contiguous(), k, v
+
+
+def _step(decoder: Decoder, case: Case, q: Tensor, k: Tensor, v: Tensor) -> Callable[[], Tensor]:
+    step = decoder.build(case, k[:, :, :-1], v[:, :, :-1])
+    newest_k, newest_v = k[:, :, -1:].contiguous(), v[:, :, -1:].contiguous()
+    return lambda: step(q, newest_k, newest_v)
+
+
+def _cache(before: Tensor) -> Tensor:
+    """A static cache with room for the newest."""
+    return torch.nn.functional.pad(before, (0, 0, 0, 1))
+
+
+def _rope(case: Case, k: Tensor, v: Tensor) -> Step:
+    """Keys are kept rotated: only the newest query and key are rotated."""
+    cos, sin = cos_sin(case.seq_len, case.head_dim, case.dtype, case.device)
+    keys, values = _cache(rotate(k, cos[:-1], sin[:-1])), _cache(v)
+    cos, sin = cos[-1:], sin[-1:]
+
+    def step(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys[:, :, -1:], values[:, :, -1:] = rotate(k, cos, sin), v
+        return scaled_dot_product_attention(rotate(q, cos, sin), keys, values)
+
+    return step
+
+
+def _nope(case: Case, k: Tensor, v: Tensor) -> Step:
+    keys, values = _cache(k), _cache(v)
+
+    def step(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys[:, :, -1:], values[:, :, -1:] = k, v
+        return scaled_dot_product_attention(q, keys, values)
+
+    return step
+
+
+def _alibi_mask(case: Case, k: Tensor, v: Tensor) -> Step:
+    keys, values = _cache(k), _cache(v)
+    slopes = torch.tensor(alibi_slopes(case.num_heads), device=case.device)[:, None, None]
+    bias = (-slopes * torch.arange(case.seq_len - 1, -1, -1, device=case.device)).to(case.dtype)[None]
+
+    def step(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys[:, :, -1:], values[:, :, -1:] = k, v
+        return scaled_dot_product_attention(q, keys, values, attn_mask=bias)
+
+    return step
+
+
+def _ours(make: Callable[[Case], Position]) -> Callable[[Case, Tensor, Tensor], Step]:
+    def build(case: Case, k: Tensor, v: Tensor) -> Step:
+        keys, values = _cache(k), _cache(v)
+        position = make(case).to(case.device)
+
+        def step(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys[:, :, -1:], values[:, :, -1:] = k, v
+            return attention(q, keys, values, position=position, query_offset=case.seq_len - 1)
+
+        return step
+
+    return build
+
+
+def _wavelet(case: Case) -> Position:
+    return Wavelet(case.head_dim)
+
+
+def _alibi(case: Case) -> Position:
+    return ALiBi(case.num_heads)
+
+
+ROPE = Decoder(
+    name="rope", title="RoPE + SDPA, rotated cache", build=_rope, position=lambda case: Rotary(case.head_dim)
+)
+DECODERS = (
+    ROPE,
+    Decoder(name="nope", title="NoPE + SDPA", build=_nope, position=lambda _: NoPE()),
+    Decoder(name="wavelet", title="wavepos: Wavelet", build=_ours(_wavelet), position=_wavelet),
+    Decoder(name="alibi", title="wavepos: ALiBi", build=_ours(_alibi), position=_alibi),
+    Decoder(name="alibi-mask", title="ALiBi in SDPA's mask", build=_alibi_mask, position=_alibi),
+)
+
+
+def find_decoder(name: str) -> Decoder:
+    """The decoder of a name.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    for decoder in DECODERS:
+        if decoder.name == name:
+            return decoder
+    raise ValueError(f"peers of decode takes {', '.join(d.name for d in DECODERS)}, got {name!r}")

@@ -1,0 +1,117 @@
+"""Plots and tables of a benchmark's result."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from benchmarks.record import Cell
+from wavepos.plots import COLOURS, STYLE, svg
+from wavepos.provenance import write_text
+
+DASHES = ("solid", "dashed", "dotted")
+
+
+def write_figures(result: dict[str, Any], path: Path) -> list[Path]:
+    """The ratio and the memory against the length as SVG and PNG beside the JSON; the paths written."""
+    measured = [cell for cell in result["cells"] if "ratio" in cell]
+    if not measured:
+        return []
+    figures = {"ratio": _grid(measured, "time beside RoPE", _ratio, result)}
+    if any("peak_bytes" in cell for cell in measured):
+        figures["memory"] = _grid(measured, "peak memory, MiB", _mebibytes, result)
+    written = []
+    for name, figure in figures.items():
+        target = path.with_name(f"{path.stem}_{name}.svg")
+        write_text(target, svg(figure))
+        picture = target.with_suffix(".png")
+        temporary = picture.with_name(f".{picture.name}")
+        figure.savefig(temporary, format="png", dpi=150)
+        temporary.replace(picture)
+        written += [target, picture]
+    return written
+
+
+def summary_table(result: dict[str, Any]) -> Table:
+    """Median ratio to RoPE, a row a method and kind of call, a column a length."""
+    lengths = sorted({cell["seq_len"] for cell in result["cells"]})
+    table = Table("time beside RoPE", "", *(f"{length:,}" for length in lengths))
+    rows: dict[tuple[str, str], dict[int, str]] = {}
+    for cell in result["cells"]:
+        text = f"{cell['ratio']['median']:.2f}" if "ratio" in cell else "–"
+        rows.setdefault((cell["title"], _panel(cell)), {})[cell["seq_len"]] = text
+    for (title, panel), found in rows.items():
+        table.add_row(title, panel, *(found.get(length, "") for length in lengths))
+    return table
+
+
+def skipped_lines(result: dict[str, Any]) -> list[str]:
+    """What was not measured and why, each reason once."""
+    lines = {f"{entry['peer']}: {entry['reason']}": None for entry in result["left_out"]}
+    for cell in result["cells"]:
+        if "skipped" in cell:
+            lines[f"{cell['title']}, {cell['seq_len']:,}, {_panel(cell)}: {cell['skipped']}"] = None
+    return list(lines)
+
+
+def _grid(cells: Sequence[Cell], label: str, value: Callable[[Cell], dict[str, float]], result: Any) -> Figure:
+    """One panel a kind of call, one line a method, the quartiles shaded."""
+    panels = list(dict.fromkeys(_panel(cell) for cell in cells))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2 * columns + 2.4, 3.6 * rows + 0.4), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    titles = list(dict.fromkeys(cell["title"] for cell in cells))
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        axes.set_title(panel, loc="left", fontsize=11)
+        for index, title in enumerate(titles):
+            line = [cell for cell in cells if cell["title"] == title and _panel(cell) == panel]
+            _draw(axes, sorted(line, key=lambda cell: cell["seq_len"]), value, index, title)
+        _scale(axes, label, cells)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    handles = {
+        text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=8, frameon=False)
+    place = result["environment"]["gpu"] if result["config"]["device"] != "cpu" else result["environment"]["cpu"]
+    figure.suptitle(f"{result['benchmark']} on {place}", x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def _draw(axes: Any, line: list[Cell], value: Callable[[Cell], dict[str, float]], index: int, title: str) -> None:
+    if not line:
+        return
+    x = [cell["seq_len"] for cell in line]
+    values = [value(cell) for cell in line]
+    colour = COLOURS[index % len(COLOURS)]
+    style = {"color": colour, "linestyle": DASHES[index // len(COLOURS) % len(DASHES)], "marker": "o", "markersize": 3}
+    axes.plot(x, [v["median"] for v in values], linewidth=1.6, label=title, **style)
+    axes.fill_between(x, [v["lower"] for v in values], [v["upper"] for v in values], color=colour, alpha=0.15)
+
+
+def _scale(axes: Any, label: str, cells: Sequence[Cell]) -> None:
+    ticks = sorted({cell["seq_len"] for cell in cells})
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick // 1024}k" if tick % 1024 == 0 else str(tick) for tick in ticks])
+    axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda number, _: f"{number:g}"))
+    axes.set_xlabel("tokens")
+    axes.set_ylabel(label)
+
+
+def _panel(cell: Cell) -> str:
+    return f"{cell['dtype']}, {cell['pass']}"
+
+
+def _ratio(cell: Cell) -> dict[str, float]:
+    ratio: dict[str, float] = cell["ratio"]
+    return ratio
+
+
+def _mebibytes(cell: Cell) -> dict[str, float]:
+    return dict.fromkeys(("median", "lower", "upper"), cell["peak_bytes"] / 2**20)

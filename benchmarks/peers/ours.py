@@ -1,0 +1,93 @@
+"""wavepos itself: each position through `attention`, by "auto" or, as NAME@BACKEND, by a backend of choice."""
+
+from collections.abc import Callable
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers.inkling import EXTENT, RELATIVE_DIM
+from benchmarks.peers.peer import Built, Case, Peer, dense
+from wavepos import ALiBi, LearnedRelative, NoPE, T5Bias, Wavelet, attention
+from wavepos.attention import Backend
+from wavepos.positions import Position
+
+
+def _position(name: str, case: Case) -> Position:
+    generator = torch.Generator().manual_seed(case.seed)
+    match name:
+        case "wavelet":
+            return Wavelet(case.head_dim)
+        case "alibi":
+            return ALiBi(case.num_heads)
+        case "bare":
+            return NoPE()
+        case "t5":
+            biases = T5Bias(case.num_heads)
+            nn.init.normal_(biases.weight, generator=generator)
+            return biases
+        case "learned-relative":
+            relative = LearnedRelative(relative_dim=RELATIVE_DIM, extent=EXTENT)
+            nn.init.normal_(relative.weight, std=0.3, generator=generator)
+            return relative
+    raise ValueError(f"no position is called {name!r}")
+
+
+def builder(name: str, backend: Backend) -> Callable[[Case], Built]:
+    """Builds a position with a backend."""
+
+    def build(case: Case) -> Built:
+        position = _position(name, case).to(case.device)
+        states: Tensor | None = None
+        if isinstance(position, LearnedRelative):
+            states = case.draw(case.batch, case.num_heads, case.seq_len, RELATIVE_DIM, stream=5).requires_grad_()
+
+        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attention(q, k, v, position=position, backend=backend, relative_states=states)
+
+        learned = (*(() if states is None else (states,)), *position.parameters())
+        return Built(run=run, position=position, learned=learned, relative_states=states, state=_tables(position, case))
+
+    return build
+
+
+def _tables(position: Position, case: Case) -> tuple[Tensor, ...]:
+    """The fixed tables that the position keeps."""
+    if not isinstance(position, Wavelet | ALiBi):
+        return ()
+    q = torch.empty(1, case.num_heads, case.seq_len, case.head_dim, dtype=case.dtype, device=case.device)
+    terms = position.terms(q, q)
+    factors = () if terms.low_rank is None else (terms.low_rank.coefficients_RK, terms.low_rank.basis_KE)
+    return tuple(x for x in (terms.table, terms.bias_HR, *factors) if x is not None)
+
+
+TITLES = {
+    "wavelet": ("wavepos: Wavelet", "q·k + q·ψ(δ)"),
+    "alibi": ("wavepos: ALiBi", "q·k − slope·δ"),
+    "t5": ("wavepos: T5 bias", "q·k + b(bucket(δ)), b learned"),
+    "learned-relative": ("wavepos: learned relative", "q·k + r·p(δ), p learned"),
+    "bare": ("wavepos: NoPE", "q·k"),
+}
+
+
+def ours(name: str, backend: str = "auto") -> Peer:
+    """The peer of a position of ours.
+
+    Raises:
+        ValueError: an unknown position or backend.
+    """
+    if name not in TITLES:
+        raise ValueError(f"NAME@BACKEND takes one of {', '.join(TITLES)} as NAME, got {name!r}")
+    known: tuple[Backend, ...] = get_args(Backend)
+    for choice in known:
+        if choice == backend:
+            title, formula = TITLES[name]
+            suffix = "" if backend == "auto" else f"@{backend}"
+            return Peer(
+                name=name + suffix,
+                title=title + suffix,
+                formula=formula,
+                build=builder(name, choice),
+                quadratic_bytes=dense(8, 14) if backend == "reference" else dense(0, 0),
+            )
+    raise ValueError(f"NAME@BACKEND takes one of {', '.join(known)} as BACKEND, got {backend!r}")
