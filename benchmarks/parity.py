@@ -1,6 +1,7 @@
 """No number without the right answer: what is measured is first held against the reference in float64.
 
-The bound is that of the tests: twice the error of dense attention in the same precision, plus rounding.
+The bound is four times the error of dense attention in the same precision, plus rounding. It is wider than that of the
+tests, for it also judges kernels that are not ours: PyTorch's own flash attention on the CPU needs 2.3 times.
 """
 
 import copy
@@ -38,7 +39,7 @@ class Error:
 
     @property
     def bound(self) -> float:
-        return 2.0 * self.dense + 4.0 * self.eps * self.magnitude
+        return 4.0 * self.dense + 8.0 * self.eps * self.magnitude
 
     def record(self) -> dict[str, Any]:
         return {"tensor": self.tensor, "error": self.error, "bound": self.bound, "magnitude": self.magnitude}

@@ -1,0 +1,194 @@
+"""The benchmarks as a user runs them, at sizes that show nothing but that they work."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import attention, decode, train_step
+from benchmarks.decode import DecodeConfig, bench_decode
+from benchmarks.parity import ParityError
+from benchmarks.peers import find_peer, nope
+from benchmarks.train_step import TrainStepConfig, bench_train_step
+from wavepos import NoPE, cli
+
+SMALL = ["--lengths", "32", "64", "--repeats", "3", "--seconds", "0", "--device", "cpu"]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """`wavepos bench` in an empty directory: its exit status and output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["wavepos", "bench", *arguments])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    return call
+
+
+def test_attention_writes_its_cells_and_plots_and_resumes(bench: Callable[..., Any], tmp_path: Path) -> None:
+    options = ["--peers", "nope", "wavelet", "gather", "rope-cudnn", "--dtypes", "fp32", "--head-dim", "16"]
+    status, output = bench("attention", *SMALL, *options, "--max-gib", "1e-4")
+    assert status == 0, output
+    folder = tmp_path / "results"
+    names = {path.name for path in folder.iterdir()}
+    plots = {f"attention_cpu_{kind}.{form}" for kind in ("ratio", "memory") for form in ("svg", "png")}
+    assert names == {"attention_cpu.json", *plots}
+    assert (folder / "attention_cpu_ratio.svg").read_text().startswith("<svg")
+    result = json.loads((folder / "attention_cpu.json").read_text())
+    assert {"commit", "command", "cpu", "threads", "packages"} <= set(result["environment"])
+    assert "allocator" in result["memory"]
+    assert "perf_counter" in result["timing"]
+    assert result["left_out"] == [
+        {"peer": "rope-cudnn", "dtype": "fp32", "reason": "cuDNN attention takes bf16 and fp16 on CUDA"}
+    ]
+    assert {entry["peer"] for entry in result["parity"]} == {"nope", "wavelet", "gather"}
+    assert len(result["cells"]) == 3 * 2 * 2
+    _judge_cells(result["cells"])
+    skipped = [cell for cell in result["cells"] if "skipped" in cell]
+    assert {(cell["peer"], cell["seq_len"]) for cell in skipped} == {("gather", 64)}
+    assert "the bound is 0.0001 GiB" in skipped[0]["skipped"]
+    assert "wavepos: Wavelet" in output
+    assert "Left out: rope-cudnn: cuDNN" in output
+    status, output = bench("attention", *SMALL, *options, "--max-gib", "1e-4", "--resume")
+    assert status == 0, output
+    assert json.loads((folder / "attention_cpu.json").read_text())["cells"] == result["cells"]
+
+
+def test_a_wrong_peer_ends_the_benchmark_without_a_result(
+    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wavelet = find_peer("wavelet")
+    wrong = dataclasses.replace(
+        wavelet, build=lambda case: dataclasses.replace(wavelet.build(case), run=nope.build(case).run)
+    )
+    monkeypatch.setattr(attention, "find_peer", lambda name: wrong if name == "wavelet" else find_peer(name))
+    status, output = bench("attention", *SMALL, "--peers", "nope", "wavelet", "--head-dim", "16")
+    assert status == 2
+    assert "wavelet differs from the reference, so nothing is measured" in " ".join(output.split())
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_interruption_keeps_the_cells_before_it(
+    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = attention._measured
+    calls = iter(range(10))
+
+    def stop(*arguments: Any) -> Any:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return measured(*arguments)
+
+    monkeypatch.setattr(attention, "_measured", stop)
+    options = ["--peers", "nope", "--dtypes", "fp32", "--head-dim", "16"]
+    status, _ = bench("attention", *SMALL, *options)
+    assert status == 130
+    path = tmp_path / "results" / "attention_cpu.json"
+    before = json.loads(path.read_text())["cells"]
+    assert len(before) == 2
+    status, _ = bench("attention", *SMALL, *options, "--resume")
+    after = json.loads(path.read_text())["cells"]
+    assert status == 0
+    assert after[:2] == before
+    assert len(after) == 4
+
+
+def test_decode_measures_a_token(bench: Callable[..., Any], tmp_path: Path) -> None:
+    status, output = bench("decode", *SMALL, "--heads", "2", "--head-dim", "16")
+    assert status == 0, output
+    result = json.loads((tmp_path / "results" / "decode_cpu.json").read_text())
+    assert len(result["cells"]) == 2 * 2 * 5
+    _judge_cells(result["cells"])
+    assert (tmp_path / "results" / "decode_cpu_ratio.png").stat().st_size > 1000
+
+
+def test_a_wrong_decoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = dataclasses.replace(decode.ROPE, position=lambda _: NoPE())
+    monkeypatch.setattr(decode, "DECODERS", (wrong,))
+    config = DecodeConfig(device="cpu", lengths=(64,), peers=("rope",), num_heads=2, head_dim=16)
+    with pytest.raises(ParityError, match="rope differs from the reference"):
+        bench_decode(config, tmp_path / "decode.json", False, lambda *_: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_step_measures_tokens_a_second(bench: Callable[..., Any], tmp_path: Path) -> None:
+    options = ("--peers", "rotary", "wavelet", "--batch-tokens", "64")
+    status, output = bench("train-step", *SMALL[:2], *SMALL[3:], *options)
+    assert status == 0, output
+    result = json.loads((tmp_path / "results" / "train_step_cpu.json").read_text())
+    _judge_cells(result["cells"])
+    assert [cell["peer"] for cell in result["cells"]] == ["rotary", "wavelet"]
+    for cell in result["cells"]:
+        seconds = cell["milliseconds"]["median"] / 1000.0
+        assert cell["tokens_per_second"] == pytest.approx(cell["tokens"] / seconds, rel=1e-3)
+
+
+def test_a_model_that_loses_its_position_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wavepos.attention import attention as attend
+
+    def without(*tensors: Any, position: Any, **options: Any) -> Any:
+        return attend(*tensors, position=NoPE(), **options)
+
+    monkeypatch.setattr("wavepos.models.baevski_auli.attention", without)
+    config = TrainStepConfig(device="cpu", lengths=(32,), peers=("wavelet",))
+    with pytest.raises(ParityError, match="wavelet differs from the reference"):
+        bench_train_step(config, tmp_path / "train_step.json", False, lambda *_: None)
+    assert train_step.PARITY_TOKENS > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("attention", "--peers", "ropes"), "peers takes rope, nope"),
+        (("attention", "--dtypes", "int8"), "dtypes takes fp32, bf16, fp16, got 'int8'"),
+        (("attention", "--sizes", "tiny"), "--sizes is no option of bench attention"),
+        (("train-step", "--heads", "2"), "--heads is no option of bench train-step"),
+        (("all", "--lengths", "32"), "--lengths means something else in each benchmark"),
+        (("decode", "--peers", "gather"), "peers of decode takes rope, nope"),
+        (("train-step", "--peers", "rope"), "peers of train-step takes nope, rotary"),
+        (("decode", "--lengths", "1"), "lengths must be at least 2"),
+        (("attention", "--device", "tpu"), "device must be cpu, or cuda where there is one, got 'tpu'"),
+    ],
+    ids=str,
+)
+def test_wrong_input_is_one_clear_line(
+    arguments: tuple[str, ...], message: str, bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    device = () if "--device" in arguments else ("--device", "cpu")
+    status, output = bench(*arguments, *device)
+    assert status == 2
+    assert message in " ".join(output.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_checkout_it_says_what_is_missing(
+    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "lib" / "wavepos" / "cli.py"))
+    status, output = bench("attention")
+    assert status == 2
+    assert "bench needs a checkout of the source" in output
+
+
+def _judge_cells(cells: list[dict[str, Any]]) -> None:
+    for cell in cells:
+        if "skipped" in cell:
+            continue
+        assert cell["seq_len"] > 0
+        for name in ("milliseconds", "baseline_milliseconds", "ratio"):
+            assert 0.0 < cell[name]["lower"] <= cell[name]["median"] <= cell[name]["upper"]
+        assert len(cell["samples"]) == len(cell["baseline_samples"]) == 3
+        assert cell.get("peak_bytes", 1) > 0
