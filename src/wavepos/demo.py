@@ -74,7 +74,7 @@ class DemoConfig:
             learning_rate=self.learning_rate,
             warmup_steps=min(30, steps // 5),
             seed=seed,
-            save_every=max(10, steps // 4),
+            save_every=10 * max(1, steps // 40),
         )
 
 
@@ -154,10 +154,11 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
     with progress(title) as update:
-        started = time.monotonic()
+        last = time.monotonic()
 
         def observe(step: int, steps: int, loss: float | None) -> None:
-            speed = step * run.batch_tokens / max(1e-9, time.monotonic() - started)
+            nonlocal last
+            speed, last = run.batch_tokens / max(1e-9, time.monotonic() - last), time.monotonic()
             update(step, steps, f"loss {loss:.2f}, {speed / 1000:.1f}k tokens/s" if loss is not None else "")
 
         record = train(run, folder, data, observe)

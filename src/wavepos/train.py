@@ -55,7 +55,7 @@ class TrainConfig:
         gradient_clip: bound on the gradient's norm.
         precision: "bf16" autocast, "fp32", or "auto": bf16 where the hardware multiplies it.
         seed: of the initial weights, the order of the data and dropout.
-        save_every, log_every: in updates.
+        save_every, log_every: in updates; a logged loss is the mean since the one before.
     """
 
     size: Size
@@ -87,6 +87,11 @@ class TrainConfig:
         for name, choices in (("optimizer", OptimizerName), ("precision", Precision), ("size", Size)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
+        if self.save_every % self.log_every:
+            raise ValueError(
+                f"save_every must be a multiple of log_every={self.log_every}, so that no logged mean is cut by a "
+                f"restart, got {self.save_every}"
+            )
         if not self.learning_rate > 0.0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.warmup_steps < 0 or self.warmup_steps > self.steps:
