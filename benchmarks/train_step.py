@@ -53,6 +53,8 @@ class TrainStepConfig:
     seconds: float = 4.0
 
     def __post_init__(self) -> None:
+        if self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}")
         if not self.lengths or min(self.lengths) < 2:
             raise ValueError(f"lengths must be at least 2, got {self.lengths}")
         for name in self.dtypes:

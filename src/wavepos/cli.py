@@ -203,6 +203,8 @@ class Bench:
     """Sequences a call."""
     sizes: tuple[Literal["tiny", "small", "paper"], ...] | None = None
     """Models of train-step."""
+    batch_tokens: int | None = None
+    """Tokens a step of train-step."""
     repeats: int | None = None
     """Pairs of interleaved runs of each measurement, at most."""
     seconds: float | None = None
@@ -223,8 +225,8 @@ class Bench:
         sys.path.insert(0, str(root))
         from benchmarks.run import run_benchmarks
 
-        settings = ("lengths", "dtypes", "peers", "head_dim", "batch", "sizes", "repeats", "seconds", "max_gib")
-        given = {name: getattr(self, name) for name in settings} | {"num_heads": self.heads}
+        settings = ("lengths", "dtypes", "peers", "head_dim", "batch", "sizes", "batch_tokens", "repeats", "seconds")
+        given = {name: getattr(self, name) for name in (*settings, "max_gib")} | {"num_heads": self.heads}
         given = {name: value for name, value in given.items() if value is not None}
         run_benchmarks(self.what, self.device, given, self.out, self.resume)
 
