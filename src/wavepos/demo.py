@@ -143,7 +143,11 @@ def demo(config: DemoConfig, out: Path) -> dict[str, Any]:
 
 def lengths(config: DemoConfig) -> list[int]:
     """The lengths read: 0.5 to 8 times L_train."""
-    return [max(1, int(factor * config.seq_len)) for factor in LENGTH_FACTORS]
+    return _lengths(config.seq_len)
+
+
+def _lengths(train_len: int) -> list[int]:
+    return [max(1, int(factor * train_len)) for factor in LENGTH_FACTORS]
 
 
 def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, title: str) -> dict[str, Any]:
@@ -163,7 +167,6 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
 
         record = train(run, folder, data, observe)
     model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
-    seq_lens = [max(1, int(factor * run.seq_len)) for factor in LENGTH_FACTORS]
     with progress(f"{title}: reading") as update, torch.autocast("cpu", torch.bfloat16, uses_bf16(run.precision)):
         scored = 0
 
@@ -175,7 +178,7 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
         perplexities = evaluate_protocols(
             model.token_losses,
             data.valid.ids[: SCORED_TOKENS + 1],
-            table_protocols(seq_lens, run.seq_len),
+            table_protocols(_lengths(run.seq_len), run.seq_len),
             words_per_token=data.valid.words_per_token,
             progress=count,
         )
