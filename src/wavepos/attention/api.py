@@ -28,7 +28,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     dropout: float = 0.0,
     key_padding_mask: Tensor | None = None,
     document_ids: Tensor | None = None,
-    query_offset: int = 0,
+    query_offset: int | Tensor = 0,
     relative_states: Tensor | None = None,
 ) -> Tensor:
     """Attention with a positional method: softmax(softmax_scale · (q·k + r·p(δ)) + b) v, δ = m − n (Eq. 10).
@@ -51,7 +51,9 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         dropout: probability with which an attention weight is dropped; apply it in training only.
         key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks).
         document_ids: integers [B,S]; a query sees keys of its own document only.
-        query_offset: position of the first query, in tokens.
+        query_offset: position of the first query, in tokens. An int64 tensor without dimensions serves steps that are
+            compiled once for all positions (static caches): causal, with T·S memory, without document_ids; `Rotary`
+            then needs keys that are already rotated.
         relative_states: [B,H,T,E] in q's dtype, what `LearnedRelative` multiplies with its table; None elsewhere.
 
     Returns:
@@ -60,16 +62,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     Raises:
         ValueError: shapes, dtypes or values that do not fit together, named with what was got and what is taken.
     """
-    mask = Mask(
-        num_queries=q.shape[2] if q.dim() == 4 else 0,
-        num_keys=k.shape[2] if k.dim() == 4 else 0,
-        query_offset=query_offset,
-        causal=causal,
-        key_padding_BS=key_padding_mask,
-        document_ids_BS=document_ids,
-    )
-    _check_tensors(q, k, v)
-    _check_mask(mask, q)
+    mask = _checked_mask(q, k, v, query_offset, causal, key_padding_mask, document_ids)
     if not causal and position.needs_table:
         raise ValueError(f"causal=False is served for NoPE and Rotary only, got {type(position).__name__}")
     if not 0.0 <= dropout < 1.0:
@@ -82,7 +75,13 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         relative_states = None if relative_states is None else relative_states.to(dtype)
     with _no_autocast(q.device.type):
-        terms = _terms(position, q, k, query_offset, relative_states)
+        if isinstance(query_offset, Tensor):
+            _check_slots(position, mask, q, query_offset, backend, dropout)
+            terms = _terms(position, q, k, mask.query_offset, relative_states)
+            from wavepos.attention.slots import slot_attention
+
+            return slot_attention(terms, v, mask, query_offset, scale)
+        terms = _terms(position, q, k, mask.query_offset, relative_states)
         match _chosen(backend, terms, mask, dropout):
             case "banded":
                 from wavepos.attention.banded import banded_attention
@@ -96,6 +95,35 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
                 from wavepos.attention.reference import reference_attention
 
                 return reference_attention(terms, v, mask, scale, dropout)
+
+
+def attention_map(
+    q: Tensor,
+    k: Tensor,
+    *,
+    position: Position,
+    key_padding_mask: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    query_offset: int = 0,
+    relative_states: Tensor | None = None,
+) -> Tensor:
+    """The weights that causal `attention` gives each value, to be looked at; memory grows as T·S.
+
+    Args:
+        q, k, position, key_padding_mask, document_ids, query_offset, relative_states: as `attention` takes them.
+
+    Returns:
+        [B,H,T,S], float32 (float64 for float64 input); rows of queries that see no key are zero.
+
+    Raises:
+        ValueError: as `attention`.
+    """
+    from wavepos.attention.reference import attention_weights
+
+    mask = _checked_mask(q, k, k, query_offset, True, key_padding_mask, document_ids)
+    with _no_autocast(q.device.type):
+        terms = _terms(position, q, k, query_offset, relative_states)
+        return attention_weights(terms, mask, 1.0 / math.sqrt(q.shape[-1]))
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
@@ -146,6 +174,47 @@ def _terms(position: Position, q: Tensor, k: Tensor, query_offset: int, relative
     if relative_states is not None:
         raise ValueError(f"relative_states go with LearnedRelative only, got position {type(position).__name__}")
     return position.terms(q, k, q_offset=query_offset)
+
+
+def _checked_mask(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_offset: int | Tensor,
+    causal: bool,
+    key_padding_mask: Tensor | None,
+    document_ids: Tensor | None,
+) -> Mask:
+    """The mask of a call; with a tensor as offset, that of queries at the last slots."""
+    _check_tensors(q, k, v)
+    mask = Mask(
+        num_queries=q.shape[2],
+        num_keys=k.shape[2],
+        query_offset=k.shape[2] - q.shape[2] if isinstance(query_offset, Tensor) else query_offset,
+        causal=causal,
+        key_padding_BS=key_padding_mask,
+        document_ids_BS=document_ids,
+    )
+    _check_mask(mask, q)
+    return mask
+
+
+def _check_slots(
+    position: Position, mask: Mask, q: Tensor, query_offset: Tensor, backend: Backend, dropout: float
+) -> None:
+    """Refuse what a query_offset on the device does not go with."""
+    what = "a tensor as query_offset"
+    if query_offset.dim() != 0 or query_offset.dtype != torch.int64:
+        raise ValueError(
+            f"{what} must be int64 without dimensions, got {query_offset.dtype} of shape {tuple(query_offset.shape)}"
+        )
+    if position.rotates:
+        raise ValueError(f"{what} goes with keys that are rotated already: give Rotary.rotated's q and k and NoPE()")
+    if not mask.causal or mask.document_ids_BS is not None or dropout > 0.0 or backend != "auto":
+        raise ValueError(f"{what} takes causal=True, backend='auto', no dropout and no document_ids")
+    scores = q.shape[0] * q.shape[1] * mask.num_queries * mask.num_keys
+    if scores > REFERENCE_LIMIT:
+        raise ValueError(f"{what} serves up to {REFERENCE_LIMIT} scores (B·H·T·S), got {scores}: give an int")
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from wavepos.attention import attention
 from wavepos.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from wavepos.models.positioned import PositionedConfig
 from wavepos.positions import LearnedRelativeConfig, Position, build_position, parse_position, position_dict
 
 Size = Literal["tiny", "small", "paper"]
@@ -22,7 +22,7 @@ IGNORED_LABEL = -100
 
 
 @final
-class BaevskiAuliConfig(PreTrainedConfig):  # type: ignore[misc] # transformers is untyped here
+class BaevskiAuliConfig(PositionedConfig):
     """Sizes, dropouts and position of the model; the defaults are the paper's (A.7).
 
     Args:

@@ -47,6 +47,7 @@ class Rotary(Position):
 
     shared_by_layers = True
     needs_table = False
+    rotates = True
 
     def __init__(self, head_dim: int, theta: float = 10000.0, scaling: RotaryScaling | None = None) -> None:
         super().__init__()
@@ -65,6 +66,32 @@ class Rotary(Position):
                 return inverse_frequencies(self._head_dim, self.config.theta), 1.0
             return self.config.scaling.frequencies(self._head_dim, self.config.theta, seq_len)
 
+    @property
+    def follows_length(self) -> bool:
+        """Whether the frequencies depend on the number of keys, so that a rotated key cannot be kept."""
+        return isinstance(self.config.scaling, DynamicNTKScaling | LongRopeScaling)
+
+    def rotated(self, x: Tensor, offset: int | Tensor, limit: int) -> Tensor:
+        """x rotated as at positions offset … offset + T − 1, for caches that keep rotated keys.
+
+        Args:
+            x: queries or keys, [B,H,T,D].
+            offset: position of the first; an int, or an int64 tensor without dimensions.
+            limit: positions that a tensor offset never exceeds: tables are made for that many.
+
+        Raises:
+            ValueError: the frequencies follow the number of keys.
+        """
+        if self.follows_length:
+            raise ValueError(
+                f"keys rotated by {type(self.config.scaling).__name__} cannot be kept: it follows the length"
+            )
+        length = x.shape[2]
+        if isinstance(offset, int):
+            return _rotate(x, self._cos_sin(offset + length, 0, x.device)[:, offset:])
+        slots = torch.arange(length, device=x.device) + offset
+        return _rotate(x, self._cos_sin(limit, 0, x.device).index_select(1, slots))
+
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         num_queries, num_keys = q_BHTD.shape[2], k_BGSD.shape[2]
         cos_sin = self._cos_sin(max(q_offset + num_queries, num_keys), num_keys, q_BHTD.device)
@@ -78,8 +105,7 @@ class Rotary(Position):
 
     def _cos_sin(self, length: int, seq_len: int, device: torch.device) -> Tensor:
         """cos and sin of the angles of positions 0 … length − 1, float32 [2, length, D/2]."""
-        follows_length = isinstance(self.config.scaling, DynamicNTKScaling | LongRopeScaling)
-        if follows_length and seq_len != self._cached_seq_len:
+        if self.follows_length and seq_len != self._cached_seq_len:
             self._cache, self._cached_seq_len = TableCache(partial(self._angles, seq_len)), seq_len
         return self._cache.get(length, device)
 

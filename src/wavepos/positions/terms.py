@@ -57,6 +57,9 @@ class Position(nn.Module, ABC):
     needs_table: bool = True
     """Whether scores hold a term over displacements (False: NoPE and Rotary)."""
 
+    rotates: bool = False
+    """Whether q and k themselves depend on where they stand (Rotary)."""
+
     @abstractmethod
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         """The terms for queries at positions q_offset … q_offset + T − 1 and keys at 0 … S − 1."""

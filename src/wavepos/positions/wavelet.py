@@ -32,6 +32,7 @@ class WaveletConfig:
     direction: Direction = "past"
     amplitude: Amplitude = "equal"
     query_bias: QueryBias | None = None
+    stretch: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("scales", "shifts"):
@@ -44,6 +45,8 @@ class WaveletConfig:
         _require_choice("amplitude", self.amplitude, get_args(Amplitude))
         if self.query_bias is not None:
             _require_choice("query_bias", self.query_bias, get_args(QueryBias))
+        if not 0.0 < self.stretch < math.inf:
+            raise ValueError(f"stretch must be a positive number, got {self.stretch!r}")
 
 
 @final
@@ -67,12 +70,14 @@ class Wavelet(Position):
         query_bias: None (the paper): r = q. "zeros" or "recency": r = q + v_h with a learned v_h, started at zero or so
             that softmax_scale · v_h·p(δ) ≈ max(0, 6 − slope_h·δ) with ALiBi's slopes and softmax_scale = 1/√D.
         num_heads: query heads H; needed with query_bias only.
+        stretch: factor on the scales (position interpolation carried over to a, section 7.2): wavelets of a trained
+            model made wider for longer sequences. Shifts and amplitudes stay.
 
     Raises:
         ValueError: a grid that does not give head_dim dimensions, or any argument out of its range.
 
-    Deviates from the paper: `query_bias`, `direction="future"`, "inverse_sqrt" and "unit_peak" are ours; the defaults
-    are the paper's.
+    Deviates from the paper: `query_bias`, `direction="future"`, "inverse_sqrt", "unit_peak" and `stretch` are ours; the
+    defaults are the paper's.
     """
 
     def __init__(  # noqa: PLR0913 - the public constructor: one argument a property of the grid
@@ -85,6 +90,7 @@ class Wavelet(Position):
         amplitude: Amplitude = "equal",
         query_bias: QueryBias | None = None,
         num_heads: int | None = None,
+        stretch: float = 1.0,
     ) -> None:
         super().__init__()
         require_positive_int("head_dim", head_dim)
@@ -96,6 +102,7 @@ class Wavelet(Position):
             direction=direction,
             amplitude=amplitude,
             query_bias=query_bias,
+            stretch=stretch,
         )
         self.head_dim = head_dim
         self.scales, self.shifts = self._grid()
@@ -155,6 +162,13 @@ class Wavelet(Position):
         scales, shifts = self.config.scales, self.config.shifts
         if scales is None:
             scales = tuple(float(j) if isinstance(self.mother, Sampled) else 2.0 ** (j - 1) for j in range(1, 9))
+        if self.config.stretch != 1.0:
+            if isinstance(self.mother, Sampled):
+                raise ValueError(
+                    f"stretch goes with wavelets that have a formula, got stretch={self.config.stretch} for "
+                    f"{self.mother.name!r}, whose scales are levels of PyWavelets"
+                )
+            scales = tuple(scale * self.config.stretch for scale in scales)
         if shifts is None:
             if self.head_dim % len(scales):
                 raise ValueError(
@@ -194,7 +208,7 @@ class Wavelet(Position):
             case "equal":
                 return 1.0
             case "inverse_sqrt":
-                return 1.0 / math.sqrt(2.0**scale if isinstance(self.mother, Sampled) else scale)
+                return 1.0 / math.sqrt(2.0**scale if isinstance(self.mother, Sampled) else scale / self.config.stretch)
             case "unit_peak":
                 low, high = self.mother.support(scale, BAND_TOLERANCE)
                 reach = 65536.0

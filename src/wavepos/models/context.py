@@ -1,0 +1,129 @@
+"""What attention needs to know of a batch: where its queries stand, which keys are padding, where documents begin.
+
+Tokens stand at their slots, counted from the first of the row or of the cache, padding included: every method here
+sees displacements only, and within a row slots and `position_ids` differ by a constant.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers.cache_utils import Cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Attributes:
+    query_offset: slot of the first query; a tensor in a compiled step with a static cache.
+    key_padding_mask: bool [B,S], True where a key takes part; None: all do.
+    document_ids: int64 [B,S] of packed rows; None: every row is one document.
+    """
+
+    query_offset: int | Tensor
+    key_padding_mask: Tensor | None
+    document_ids: Tensor | None
+
+
+def read_context(
+    tokens_BT: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, past_key_values: Cache | None
+) -> Context:
+    """The context of a forward pass.
+
+    Args:
+        tokens_BT: anything of shape [B,T,…].
+        attention_mask: [B,S], 1 where a key takes part, S the keys of the cache and this call's.
+        position_ids: [B,T] or [1,T]. Without a cache, a token whose position is not the last one's plus 1 begins a
+            document, and its position must be 0. With a cache they say nothing that slots do not.
+        past_key_values: a cache, before this call's keys are put in.
+
+    Raises:
+        ValueError: a mask of another shape; positions that jump to anything but 0; packed rows with a cache.
+    """
+    batch, length = tokens_BT.shape[:2]
+    offset = _query_offset(past_key_values)
+    mask = _key_padding_mask(attention_mask, batch, offset, length, past_key_values)
+    documents = None
+    if position_ids is not None and length > 1 and isinstance(offset, int):
+        documents = _documents(_checked_positions(position_ids, batch, length), mask, offset)
+        if documents is not None and past_key_values is not None:
+            raise ValueError(
+                "packed rows (position_ids that begin again) cannot be read into a cache, for later tokens would see "
+                "every document: give use_cache=False and no past_key_values"
+            )
+    return Context(query_offset=offset, key_padding_mask=_needed(mask, offset), document_ids=documents)
+
+
+def padded_to_cache(attention_mask: Tensor | None, past_key_values: Cache) -> Tensor | None:
+    """A mask [B,S] as long as a static cache, so that a compiled step meets one shape; empty slots take no part."""
+    if attention_mask is None:
+        return None
+    missing = past_key_values.get_mask_sizes(1, 0)[0] - attention_mask.shape[1]
+    return pad(attention_mask.bool(), (0, max(0, missing)))
+
+
+def _query_offset(past_key_values: Cache | None) -> int | Tensor:
+    """Read before `update`, and copied: a static cache hands out its live counter."""
+    if past_key_values is None:
+        return 0
+    offset = past_key_values.get_seq_length()
+    if not isinstance(offset, Tensor):
+        return int(offset)
+    return offset.to(torch.int64).clone() if torch.compiler.is_compiling() else int(offset)
+
+
+def _key_padding_mask(
+    attention_mask: Tensor | None, batch: int, offset: int | Tensor, length: int, past_key_values: Cache | None
+) -> Tensor | None:
+    if attention_mask is None:
+        return None
+    if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
+        got = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+        raise ValueError(
+            f"attention_mask must be [batch, keys] with 1 where a key takes part, got {got}: masks over pairs of "
+            "tokens are not served, causality and documents are known already"
+        )
+    if isinstance(offset, Tensor):
+        assert past_key_values is not None
+        mask = padded_to_cache(attention_mask, past_key_values)
+        assert mask is not None
+        return mask
+    keys = offset + length
+    if attention_mask.shape[0] != batch or attention_mask.shape[1] < keys:
+        raise ValueError(
+            f"attention_mask must be [batch, keys] = {(batch, keys)}, the keys of the cache and of this call, "
+            f"got {tuple(attention_mask.shape)}"
+        )
+    return attention_mask[:, :keys].bool()
+
+
+def _needed(mask: Tensor | None, offset: int | Tensor) -> Tensor | None:
+    """None where the mask hides nothing from a token that takes part: all ones, or padding at the right of a row."""
+    if mask is None or torch.compiler.is_compiling():
+        return mask
+    hides_nothing = (mask[:, 1:] <= mask[:, :-1]).all() if offset == 0 else mask.all()
+    return None if bool(hides_nothing) else mask
+
+
+def _checked_positions(position_ids: Tensor, batch: int, length: int) -> Tensor:
+    if position_ids.dim() == 1:
+        position_ids = position_ids[None]
+    if position_ids.dim() != 2 or position_ids.shape[0] not in (1, batch) or position_ids.shape[1] != length:
+        raise ValueError(f"position_ids must be [batch, tokens] = {(batch, length)}, got {tuple(position_ids.shape)}")
+    return position_ids.expand(batch, length)
+
+
+def _documents(position_BT: Tensor, mask: Tensor | None, offset: int) -> Tensor | None:
+    """Numbers of the documents that positions tell apart, int64 [B,T]; None where there is one a row."""
+    begins = position_BT[:, 1:] != position_BT[:, :-1] + 1
+    if mask is not None:
+        begins = begins & mask[:, offset + 1 :] & mask[:, offset:-1]
+    if not torch.compiler.is_compiling():
+        if not bool(begins.any()):
+            return None
+        if bool((begins & (position_BT[:, 1:] != 0)).any()):
+            raise ValueError(
+                "position_ids must count 0, 1, 2, … in each document: a jump to another position than 0 is not served, "
+                "for tokens stand at their slots"
+            )
+    return pad(begins.to(torch.int64), (1, 0)).cumsum(1)

@@ -1,0 +1,372 @@
+"""Llama with any positional method for Hugging Face transformers; Llama's weights fit it name by name."""
+
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GenericForSequenceClassification, GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from wavepos.attention import attention, attention_map
+from wavepos.models.context import Context, padded_to_cache, read_context
+from wavepos.models.llama_config import WaveposLlamaConfig
+from wavepos.models.remote_code import AUTO_MAP, write_remote_code
+from wavepos.positions import LearnedRelativeConfig, NoPE, Position, Rotary, build_position, parse_position
+
+IGNORED_LABEL = -100
+_LOSS_CHUNK = 1024
+
+
+class WaveposLlamaAttention(nn.Module):
+    """Llama's attention with `wavepos.attention` on every path.
+
+    Args:
+        config: the model's.
+        layer_idx: of the layer in the cache.
+        position: the method; layers may share it.
+    """
+
+    def __init__(self, config: WaveposLlamaConfig, layer_idx: int, position: Position) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        width, head_dim = config.hidden_size, config.head_dim
+        heads, groups, bias = config.num_attention_heads, config.num_key_value_heads, config.attention_bias
+        self.q_proj = nn.Linear(width, heads * head_dim, bias=bias)
+        self.k_proj = nn.Linear(width, groups * head_dim, bias=bias)
+        self.v_proj = nn.Linear(width, groups * head_dim, bias=bias)
+        self.o_proj = nn.Linear(heads * head_dim, width, bias=bias)
+        self.position = position
+        parsed = parse_position(config.position)
+        self.r_proj: nn.Linear | None = None
+        if isinstance(parsed, LearnedRelativeConfig):
+            self.r_proj = nn.Linear(width, heads * parsed.relative_dim, bias=bias)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *,
+        attention_mask: Tensor | None,
+        document_ids: Tensor | None,
+        query_offset: int | Tensor,
+        past_key_values: Cache | None = None,
+        output_attentions: bool = False,
+        is_causal: bool | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention over a batch's hidden states [B,T,C], and its weights [B,H,T,S] where asked for.
+
+        Raises:
+            ValueError: context or tensor parallelism that would change the positional term.
+        """
+        if is_causal is not None:  # what the hooks of context parallelism set when they take the mask away
+            raise ValueError(
+                "context parallelism is not served: a shard of the sequence does not know its displacements. "
+                "Shard the batch or the weights (DDP, FSDP, tensor parallelism)"
+            )
+        q, k, v = (
+            proj(hidden_states).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        self._check_heads(q.shape[1])
+        position = self.position
+        if isinstance(position, Rotary) and not position.follows_length:  # rotated once, kept rotated
+            limit = _num_slots(past_key_values, query_offset, q.shape[2])
+            q, k = position.rotated(q, query_offset, limit), position.rotated(k, query_offset, limit)
+            position = NoPE()
+        if past_key_values is not None:
+            slots = torch.arange(q.shape[2], device=q.device) + query_offset
+            k, v = past_key_values.update(k, v, self.layer_idx, {"cache_position": slots})
+            if isinstance(query_offset, int):  # a static cache holds empty slots too
+                k, v = k[:, :, : query_offset + q.shape[2]], v[:, :, : query_offset + q.shape[2]]
+        relative_states = None
+        if self.r_proj is not None:
+            relative_states = self.r_proj(hidden_states).unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
+        given: dict[str, Any] = {
+            "position": position,
+            "key_padding_mask": attention_mask,
+            "document_ids": document_ids,
+            "query_offset": query_offset,
+            "relative_states": relative_states,
+        }
+        weights = attention_map(q, k, **given) if output_attentions else None
+        out = attention(
+            q,
+            k,
+            v,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            backend="reference" if self.config._attn_implementation == "eager" else "auto",
+            **given,
+        )
+        return self.o_proj(out.transpose(1, 2).flatten(2)), weights
+
+    def _check_heads(self, heads: int) -> None:
+        """Under tensor parallelism a rank holds some heads; only methods that treat all alike do not care which."""
+        all_alike = self.position.shared_by_layers and self.config.position["method"] != "alibi"
+        if heads != self.config.num_attention_heads and not all_alike:
+            raise ValueError(
+                f"tensor parallelism is served for methods that are the same for every head (nope, rotary, wavelet "
+                f"without query_bias), got {self.config.position['method']!r} with {heads} of "
+                f"{self.config.num_attention_heads} heads here"
+            )
+
+
+class WaveposLlamaDecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transformers is untyped here
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: WaveposLlamaConfig, layer_idx: int, position: Position) -> None:
+        super().__init__()
+        self.self_attn = WaveposLlamaAttention(config, layer_idx, position)
+        self.mlp = LlamaMLP(config)
+        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        context: Context,
+        past_key_values: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        attended, weights = self.self_attn(
+            self.input_layernorm(hidden_states),
+            attention_mask=context.key_padding_mask,
+            document_ids=context.document_ids,
+            query_offset=context.query_offset,
+            past_key_values=past_key_values,
+            output_attentions=output_attentions,
+        )
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), weights
+
+
+class WaveposLlamaPreTrainedModel(PreTrainedModel):  # type: ignore[misc] # transformers is untyped here
+    """What transformers must know of the family: how to load, save, shard and compile it, what it does not serve."""
+
+    config_class = WaveposLlamaConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["WaveposLlamaDecoderLayer"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _can_compile_fullgraph = True
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Position):
+            with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
+                module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *_: Any, **__: Any) -> str:
+        if attn_implementation not in (None, "sdpa", "eager"):
+            raise ValueError(
+                f"attn_implementation must be 'sdpa' (wavepos's attention, exact and linear in memory) or 'eager' (its "
+                f"dense reference), got {attn_implementation!r}: other kernels would leave the positional term out"
+            )
+        return attn_implementation or "sdpa"
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """transformers' own; the directory can also be loaded with trust_remote_code=True (see `remote_code`)."""
+        self.config.auto_map = AUTO_MAP
+        write_remote_code(Path(save_directory))
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+@final
+class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
+    """The layers of Llama, with a positional method in each."""
+
+    def __init__(self, config: WaveposLlamaConfig) -> None:
+        super().__init__(config)
+        self.padding_idx = config.pad_token_id
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.layers = nn.ModuleList(
+            WaveposLlamaDecoderLayer(config, index, position) for index, position in enumerate(_positions(config))
+        )
+        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(  # noqa: PLR0913 - the arguments that transformers passes
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        """Hidden states.
+
+        Args:
+            input_ids: [B,T].
+            attention_mask: [B,S], 1 where a key takes part (padding); S counts the cache's keys too.
+            position_ids: [B,T]; they tell packed documents apart (`models/context.py`).
+            past_key_values: a cache; it then holds the keys and values of this call too.
+            inputs_embeds: [B,T,C] in place of input_ids.
+            use_cache: make a cache if none is given; None: config.use_cache, but neither in training nor packed.
+            output_attentions: return every layer's weights [B,H,T,S], dense.
+            output_hidden_states: return the input of every layer and the last norm's output.
+            return_dict: named outputs; None: the config's.
+            kwargs: what Trainer and collators add for other kernels; cu_seq_lens without position_ids is refused.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if kwargs.get("cu_seq_lens_q") is not None and position_ids is None:
+            raise ValueError("packed rows are told apart by position_ids, got cu_seq_lens_q without them")
+        hidden_states: Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        context = read_context(hidden_states, attention_mask, position_ids, past_key_values)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and context.document_ids is None
+        if use_cache and self.training and self.gradient_checkpointing:
+            use_cache, past_key_values = False, None
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+            context = read_context(hidden_states, attention_mask, position_ids, past_key_values)
+        if output_attentions is None:
+            output_attentions = bool(getattr(self.config, "output_attentions", False))
+        if output_hidden_states is None:
+            output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
+        states, maps = [hidden_states], []
+        for layer in self.layers:
+            hidden_states, weights = layer(
+                hidden_states, context, past_key_values=past_key_values, output_attentions=output_attentions
+            )
+            states.append(hidden_states)
+            maps.append(weights)
+        hidden_states = self.norm(hidden_states)
+        outputs = BaseModelOutputWithPast(
+            last_hidden_state=hidden_states,
+            past_key_values=past_key_values,
+            hidden_states=(*states[:-1], hidden_states) if output_hidden_states else None,
+            attentions=tuple(maps) if output_attentions else None,
+        )
+        named = self.config.return_dict if return_dict is None else return_dict
+        return outputs if named else outputs.to_tuple()
+
+
+@final
+class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, GenerationMixin):  # type: ignore[misc] # as above
+    """Llama as a language model, with any positional method: `LlamaForCausalLM`, but for the name of the class."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan: ClassVar[dict[str, str]] = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: WaveposLlamaConfig) -> None:
+        super().__init__(config)
+        self.model = WaveposLlamaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits, and the loss if labels are given.
+
+        Args:
+            input_ids: [B,T].
+            attention_mask: [B,S], 1 where a key takes part.
+            labels: [B,T], the input itself: shifted here; −100 is not scored.
+            shift_labels: [B,T], the target of each token; −100 is not scored.
+            logits_to_keep: logits of that many last tokens, or of those indices; 0: of all.
+            return_dict: named outputs; None: the config's.
+            kwargs: `WaveposLlamaModel`'s other arguments, and num_items_in_batch for the loss.
+
+        Returns:
+            loss: mean nats a target, or their sum over num_items_in_batch; logits [B,T,V].
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        outputs = self.model(input_ids, attention_mask, return_dict=True, **kwargs)
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None or shift_labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items,
+                shift_labels=shift_labels,
+            )
+        named = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return named if (self.config.return_dict if return_dict is None else return_dict) else named.to_tuple()
+
+    def token_losses(self, input_ids: Tensor, shift_labels: Tensor) -> Tensor:
+        """−log p of each target, in nats, float32 [B,T]; zero where the target is −100. Logits are made in pieces."""
+        outputs = self.model(input_ids, use_cache=False, return_dict=True)
+        hidden: Tensor = outputs.last_hidden_state.flatten(0, 1)
+        pieces = zip(torch.split(hidden, _LOSS_CHUNK), torch.split(shift_labels.flatten(), _LOSS_CHUNK), strict=True)
+        losses = [
+            cross_entropy(self.lm_head(x).float(), target, ignore_index=IGNORED_LABEL, reduction="none")
+            for x, target in pieces
+        ]
+        return torch.cat(losses).view_as(shift_labels)
+
+    @staticmethod
+    def create_masks_for_generate(*, attention_mask: Tensor | None, past_key_values: Cache, **_: Any) -> Tensor | None:
+        """What `generate` hands a step with a static cache: the mask of its slots, not one over pairs of tokens."""
+        return padded_to_cache(attention_mask, past_key_values)
+
+    def generate_batch(self, *_: Any, **__: Any) -> Any:
+        """Refused, as `init_continuous_batching`."""
+        raise NotImplementedError(
+            "continuous batching is not served: its paged attention would leave the positional term out. Use generate"
+        )
+
+    init_continuous_batching = generate_batch
+    continuous_batching_context_manager = generate_batch
+
+
+@final
+class WaveposLlamaForSequenceClassification(
+    GenericForSequenceClassification,  # type: ignore[misc] # as above
+    WaveposLlamaPreTrainedModel,
+):
+    """Llama with a linear score on the last token that is not padding."""
+
+
+def _num_slots(past_key_values: Cache | None, query_offset: int | Tensor, length: int) -> int:
+    """Positions that this call can meet, known without the device."""
+    if isinstance(query_offset, int) or past_key_values is None:
+        return length
+    return int(past_key_values.get_mask_sizes(length, 0)[0])
+
+
+def _positions(config: WaveposLlamaConfig) -> list[Position]:
+    """One a layer: the same for all where it holds nothing that a layer would learn for itself."""
+    parsed = parse_position(config.position)
+
+    def built() -> Position:
+        return build_position(parsed, head_dim=config.head_dim, num_heads=config.num_attention_heads)
+
+    first = built()
+    if first.shared_by_layers:
+        return [first] * config.num_hidden_layers
+    return [first, *(built() for _ in range(config.num_hidden_layers - 1))]

@@ -1,0 +1,146 @@
+"""The config of the Llama family and its named sizes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, final, get_args
+
+from wavepos.models.positioned import PositionedConfig
+from wavepos.positions import parse_position, position_dict
+from wavepos.positions.wavelet import WaveletConfig
+from wavepos.wavelets import Sampled, mother_wavelet
+
+LlamaSize = Literal["tiny", "small", "1b", "7b"]
+
+PAPER_SCALES = tuple(2.0**i for i in range(2, 10))
+"""a = 2² … 2⁹ (section 7.1)."""
+
+_ELSEWHERE = {
+    "rope_parameters": "theta and scaling of a rotary position stand in position={'method': 'rotary', …}",
+    "rope_theta": "it stands in position={'method': 'rotary', 'theta': …}",
+    "rope_scaling": "it stands in position={'method': 'rotary', 'scaling': {…}}",
+    "sliding_window": "every layer sees all keys before it",
+}
+
+
+@final
+class WaveposLlamaConfig(PositionedConfig):
+    """Llama's sizes and a positional method; the defaults are Llama-2-7B with the paper's wavelets (section 7.1).
+
+    Args:
+        vocab_size: V.
+        hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: the usual sizes.
+        num_key_value_heads: G; None: as many as query heads.
+        head_dim: D; None: hidden_size / num_attention_heads.
+        hidden_act: of the gated feed-forward network.
+        max_position_embeddings: the length trained on, in tokens; it bounds nothing here.
+        initializer_range: standard deviation of the initial weights.
+        rms_norm_eps: ε of the norms.
+        use_cache: keep keys and values where the caller does not say; in evaluation only.
+        attention_bias, mlp_bias: whether the linear maps have biases.
+        attention_dropout: on attention weights, in training; above 0 it takes the dense reference backend.
+        pad_token_id, bos_token_id, eos_token_id, tie_word_embeddings: as everywhere.
+        position: a method's name or its JSON object, such as {"method": "wavelet", "query_bias": "recency"}. Scales of
+            a wavelet with a formula that are not given are 2² … 2⁹.
+
+    Raises:
+        ValueError: sizes that do not fit, an unknown position, or a field of Llama's that would have no effect.
+    """
+
+    model_type = "wavepos_llama"
+    keys_to_ignore_at_inference = ("past_key_values",)
+    base_model_tp_plan: ClassVar[dict[str, str]] = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+
+    def __init__(  # noqa: PLR0913 - a transformers config: one argument a property
+        self,
+        vocab_size: int = 32000,
+        hidden_size: int = 4096,
+        intermediate_size: int = 11008,
+        num_hidden_layers: int = 32,
+        num_attention_heads: int = 32,
+        num_key_value_heads: int | None = None,
+        head_dim: int | None = None,
+        hidden_act: str = "silu",
+        max_position_embeddings: int = 4096,
+        initializer_range: float = 0.02,
+        rms_norm_eps: float = 1e-5,
+        use_cache: bool = True,
+        attention_bias: bool = False,
+        mlp_bias: bool = False,
+        attention_dropout: float = 0.0,
+        pad_token_id: int | None = None,
+        bos_token_id: int | None = 1,
+        eos_token_id: int | list[int] | None = 2,
+        tie_word_embeddings: bool = False,
+        position: str | Mapping[str, Any] = "wavelet",
+        **kwargs: Any,
+    ) -> None:
+        groups = num_attention_heads if num_key_value_heads is None else num_key_value_heads
+        if head_dim is None and hidden_size % num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, got {hidden_size} and {num_attention_heads}"
+            )
+        if num_attention_heads % groups:
+            raise ValueError(
+                f"num_key_value_heads must divide num_attention_heads, got {groups} and {num_attention_heads}"
+            )
+        for name, why in _ELSEWHERE.items():
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(f"{name} has no effect in {type(self).__name__}: {why}")
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = groups
+        self.head_dim = hidden_size // num_attention_heads if head_dim is None else head_dim
+        self.hidden_act = hidden_act
+        self.max_position_embeddings = max_position_embeddings
+        self.initializer_range = initializer_range
+        self.rms_norm_eps = rms_norm_eps
+        self.use_cache = use_cache
+        self.attention_bias = attention_bias
+        self.mlp_bias = mlp_bias
+        self.attention_dropout = attention_dropout
+        self.pad_token_id = pad_token_id
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        self.position = _with_scales(position)
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+
+
+def llama_config(size: LlamaSize, vocab_size: int, position: str | Mapping[str, Any] = "wavelet") -> WaveposLlamaConfig:
+    """The config of a named size: "tiny" (CPU), "small" (one GPU, minutes), "1b" (1.1B), "7b" (the paper's)."""
+    sizes: dict[str, Any]
+    match size:
+        case "tiny":
+            sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4}
+            sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+        case "small":
+            sizes = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8}
+            sizes |= {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024}
+        case "1b":
+            sizes = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22}
+            sizes |= {"num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 2048}
+        case "7b":
+            sizes = {}
+        case _:
+            raise ValueError(f"size of a Llama must be one of {', '.join(get_args(LlamaSize))}, got {size!r}")
+    return WaveposLlamaConfig(vocab_size=vocab_size, position=position, **sizes)
+
+
+def _with_scales(position: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The position's JSON object, with the family's scales where a wavelet's are not given."""
+    config = parse_position(position)
+    if not isinstance(config, WaveletConfig) or config.scales is not None:
+        return position_dict(config)
+    if isinstance(mother_wavelet(config.wavelet), Sampled):  # its scales are levels
+        return position_dict(config)
+    return position_dict(dataclasses.replace(config, scales=PAPER_SCALES))
