@@ -22,6 +22,11 @@ IGNORED_LABEL = -100
 _LOSS_CHUNK = 1024
 
 
+@final
+class RelativeProjection(nn.Linear):
+    """The projection of hidden states to what `LearnedRelative` multiplies with its table."""
+
+
 class WaveposLlamaAttention(nn.Module):
     """Llama's attention with `wavepos.attention` on every path.
 
@@ -43,9 +48,10 @@ class WaveposLlamaAttention(nn.Module):
         self.o_proj = nn.Linear(heads * head_dim, width, bias=bias)
         self.position = position
         parsed = parse_position(config.position)
-        self.r_proj: nn.Linear | None = None
+        self.r_proj: RelativeProjection | None = None
         if isinstance(parsed, LearnedRelativeConfig):
-            self.r_proj = nn.Linear(width, heads * parsed.relative_dim, bias=bias)
+            with torch.random.fork_rng(devices=[]):
+                self.r_proj = RelativeProjection(width, heads * parsed.relative_dim, bias=bias)
 
     def forward(
         self,
@@ -160,11 +166,14 @@ class WaveposLlamaPreTrainedModel(PreTrainedModel):  # type: ignore[misc] # tran
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Position):
-            with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
-                module.reset_parameters()
-        else:
+        if not isinstance(module, Position | RelativeProjection):
             super()._init_weights(module)
+            return
+        with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
+            if isinstance(module, Position):
+                module.reset_parameters()
+            else:
+                super()._init_weights(module)
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *_: Any, **__: Any) -> str:
         if attn_implementation not in (None, "sdpa", "eager"):
@@ -240,8 +249,10 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
             output_attentions = bool(getattr(self.config, "output_attentions", False))
         if output_hidden_states is None:
             output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
+        layers: Any = self.layers
+        _check_padding(layers[0].self_attn.position, context)
         states, maps = [hidden_states], []
-        for layer in self.layers:
+        for layer in layers:
             hidden_states, weights = layer(
                 hidden_states, context, past_key_values=past_key_values, output_attentions=output_attentions
             )
@@ -352,6 +363,19 @@ class WaveposLlamaForSequenceClassification(
     """Llama with a linear score on the last token that is not padding."""
 
 
+def _check_padding(position: Position, context: Context) -> None:
+    """Refuse left padding where it would change the frequencies of a rotary scaling that follows the length."""
+    mask = context.key_padding_mask
+    if not isinstance(position, Rotary) or not position.follows_length or mask is None:
+        return
+    slots, fewest = mask.shape[1], int(mask.sum(1).min())
+    if not torch.equal(position.frequencies(slots)[0], position.frequencies(fewest)[0]):
+        raise ValueError(
+            f"left padding is not served where it changes the frequencies of {type(position.config.scaling).__name__}: "
+            f"a row of {fewest} tokens is padded to {slots}; give rows of one length, or one at a time"
+        )
+
+
 def _num_slots(past_key_values: Cache | None, query_offset: int | Tensor, length: int) -> int:
     """Positions that this call can meet, known without the device."""
     if isinstance(query_offset, int) or past_key_values is None:
@@ -366,7 +390,8 @@ def _positions(config: WaveposLlamaConfig) -> list[Position]:
     def built() -> Position:
         return build_position(parsed, head_dim=config.head_dim, num_heads=config.num_attention_heads)
 
-    first = built()
-    if first.shared_by_layers:
-        return [first] * config.num_hidden_layers
-    return [first, *(built() for _ in range(config.num_hidden_layers - 1))]
+    with torch.random.fork_rng(devices=[]):
+        first = built()
+        if first.shared_by_layers:
+            return [first] * config.num_hidden_layers
+        return [first, *(built() for _ in range(config.num_hidden_layers - 1))]
