@@ -112,11 +112,10 @@ class WaveposLlamaAttention(nn.Module):
 
     def _check_heads(self, heads: int) -> None:
         """Under tensor parallelism a rank holds some heads; only methods that treat all alike do not care which."""
-        all_alike = self.position.shared_by_layers and self.config.position["method"] != "alibi"
-        if heads != self.config.num_attention_heads and not all_alike:
+        if heads != self.config.num_attention_heads and self.position.per_head:
             raise ValueError(
-                f"tensor parallelism is served for methods that are the same for every head (nope, rotary, wavelet "
-                f"without query_bias), got {self.config.position['method']!r} with {heads} of "
+                f"tensor parallelism is served for methods that are the same for every head (nope, rotary, shaw, "
+                f"wavelet without query_bias), got {self.config.position['method']!r} with {heads} of "
                 f"{self.config.num_attention_heads} heads here"
             )
 
@@ -182,6 +181,10 @@ class WaveposLlamaPreTrainedModel(PreTrainedModel):  # type: ignore[misc] # tran
                 f"dense reference), got {attn_implementation!r}: other kernels would leave the positional term out"
             )
         return attn_implementation or "sdpa"
+
+    def set_attn_implementation(self, attn_implementation: str, *_: Any, **__: Any) -> None:
+        """Take "sdpa" or "eager" from now on (transformers' own does nothing for models with their own attention)."""
+        self.config._attn_implementation = self._check_and_adjust_attn_implementation(attn_implementation)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """transformers' own; the directory can also be loaded with trust_remote_code=True (see `remote_code`)."""
@@ -384,7 +387,7 @@ def _num_slots(past_key_values: Cache | None, query_offset: int | Tensor, length
 
 
 def _positions(config: WaveposLlamaConfig) -> list[Position]:
-    """One a layer: the same for all where it holds nothing that a layer would learn for itself."""
+    """One a layer, the same object where it learns nothing: sharded layers share no parameters."""
     parsed = parse_position(config.position)
 
     def built() -> Position:
@@ -392,6 +395,6 @@ def _positions(config: WaveposLlamaConfig) -> list[Position]:
 
     with torch.random.fork_rng(devices=[]):
         first = built()
-        if first.shared_by_layers:
+        if next(first.parameters(), None) is None:
             return [first] * config.num_hidden_layers
         return [first, *(built() for _ in range(config.num_hidden_layers - 1))]
