@@ -187,8 +187,9 @@ class Bench:
     not given follows from the device. The result is written after each measurement.
     """
 
-    what: Annotated[Literal["all", "attention", "decode", "train-step"], tyro.conf.Positional] = "all"
-    """attention: a call at several lengths; decode: a token with a cache; train-step: a step of a small model."""
+    what: Annotated[Literal["all", "attention", "decode", "train-step", "generate"], tyro.conf.Positional] = "all"
+    """attention: a call at several lengths; decode: a token with a cache; train-step: a step of a small model;
+    generate: tokens a second of a Llama."""
     lengths: tuple[int, ...] | None = None
     """Tokens; for decode, keys in the cache."""
     dtypes: tuple[str, ...] | None = None
@@ -201,8 +202,8 @@ class Bench:
     """Size of a head."""
     batch: int | None = None
     """Sequences a call."""
-    sizes: tuple[Literal["tiny", "small", "paper"], ...] | None = None
-    """Models of train-step."""
+    sizes: tuple[Literal["tiny", "small", "paper", "1b", "7b"], ...] | None = None
+    """Models of train-step and generate."""
     batch_tokens: int | None = None
     """Tokens a step of train-step."""
     repeats: int | None = None
