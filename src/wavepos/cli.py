@@ -173,8 +173,6 @@ class Harness:
     """Inputs read together."""
     corpus: str = "stdlib"
     """Whose long texts are read, those of the validation split."""
-    device: str | None = None
-    """By default cuda where there is one."""
     out: Path | None = None
     """File of the result; by default harness-TASKS.json in path."""
 
@@ -182,7 +180,7 @@ class Harness:
         from wavepos.evaluate.harness import harness, results_table
         from wavepos.evaluate.harness_plan import HarnessConfig
 
-        settings = ("max_length", "lengths", "limit", "batch_size", "corpus", "device")
+        settings = ("max_length", "lengths", "limit", "batch_size", "corpus")
         config = HarnessConfig(tasks=tuple(self.tasks.split(",")), **{name: getattr(self, name) for name in settings})
         with progress("Evaluating") as update:
             record = harness(self.path, config, self.out, update)

@@ -21,6 +21,7 @@ from wavepos.models.baevski_auli import BaevskiAuliConfig, BaevskiAuliForCausalL
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'wavepos[eval]'")
 
+import lm_eval.tasks
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
@@ -228,6 +229,8 @@ def test_needles_and_the_console(
     (needle,) = (entry for entry in record["results"] if entry["task"] == "niah_single_1")
     assert (needle["length"], needle["value"], needle["documents"]) == (600, 0.0, 2)
     assert needle["longest_input"] > 600
+    with pytest.raises(ValueError, match="lengths must leave niah_single_1 room for its text and answer, got 60"):
+        harness(small.path, HarnessConfig(tasks=("niah_single_1",), max_length=60), tmp_path / "o.json")
 
 
 @pytest.mark.parametrize(
@@ -261,6 +264,20 @@ def test_wrong_paths_and_tasks_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ImportError, match=r"needs lm-eval: pip install 'wavepos\[eval\]'"):
         harness(tmp_path, config)
+
+
+def test_a_download_that_fails_is_named(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Distant:
+        all_tasks = ("distant",)
+
+        def __init__(self, **_: Any) -> None: ...
+
+        def load(self, names: list[str]) -> None:
+            raise ConnectionError("no network")
+
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", Distant)
+    with pytest.raises(ValueError, match="tasks hold 'distant', which needs a download that failed: no network"):
+        harness(small.path, HarnessConfig(tasks=("distant",), max_length=64), tmp_path / "o.json")
 
 
 def test_max_length_must_be_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

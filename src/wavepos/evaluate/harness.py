@@ -162,10 +162,10 @@ def _check_known(tasks: Iterable[str]) -> None:
     from lm_eval.tasks import TaskManager
 
     with quiet_lm_eval():
-        known = TaskManager().all_tasks
+        known = {*BY_LENGTH, *TaskManager().all_tasks}
     for task in others:
         if task not in known:
-            close = get_close_matches(task, (*BY_LENGTH, *known))
+            close = get_close_matches(task, sorted(known))
             raise ValueError(
                 f"tasks must be {', '.join(BY_LENGTH)}, or tasks of lm-eval, got {task!r}"
                 + (f"; close to it: {', '.join(close)}" if close else "")

@@ -35,7 +35,7 @@ def measured(step: Step, model: Any, directory: Path, config: HarnessConfig) -> 
         batch_size=config.batch_size,
     )
     set_seed(config.seed)  # before loading: RULER draws its needles from the global generators
-    loaded = _task_manager(step, directory, config).load([step.task])
+    loaded = _loaded(step, _task_manager(step, directory, config))
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
@@ -67,6 +67,18 @@ def _task_manager(step: Step, directory: Path, config: HarnessConfig) -> Any:
         include_defaults=step.task not in BY_LENGTH,
         metadata=metadata,
     )
+
+
+def _loaded(step: Step, manager: Any) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = manager.load([step.task])
+    except ConnectionError as error:
+        raise ValueError(f"tasks hold {step.task!r}, which needs a download that failed: {error}") from error
+    except ValueError as error:
+        if step.task not in RULER:
+            raise
+        raise ValueError(f"lengths must leave {step.task} room for its text and answer, got {step.length}") from error
+    return loaded
 
 
 def _entries(step: Step, results: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
