@@ -127,6 +127,11 @@ def test_without_wavepos_the_reason_names_the_package(tmp_path: Path) -> None:
     assert "requires the following packages that were not found in your environment: wavepos" in done.stderr
 
 
+def test_serving_engines_are_told_that_the_attention_cannot_be_swapped() -> None:
+    assert not WaveposLlamaForCausalLM.is_backend_compatible()
+    assert not WaveposLlamaForCausalLM._supports_flash_attn
+
+
 @pytest.mark.parametrize("implementation", ["flash_attention_2", "flex_attention", "paged|eager"])
 def test_other_attention_kernels_are_refused_by_name(implementation: str, tmp_path: Path) -> None:
     model = small_llama()

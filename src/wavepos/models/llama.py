@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from wavepos.attention import attention, attention_map
-from wavepos.models.context import Context, padded_to_cache, read_context
+from wavepos.models.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
 from wavepos.models.llama_config import WaveposLlamaConfig
 from wavepos.models.remote_code import AUTO_MAP, write_remote_code
 from wavepos.positions import LearnedRelativeConfig, NoPE, Position, Rotary, build_position, parse_position
@@ -240,18 +240,15 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
         if kwargs.get("cu_seq_lens_q") is not None and position_ids is None:
             raise ValueError("packed rows are told apart by position_ids, got cu_seq_lens_q without them")
         hidden_states: Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        context = read_context(hidden_states, attention_mask, position_ids, past_key_values)
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and context.document_ids is None
-        if use_cache and self.training and self.gradient_checkpointing:
+        if self.training and self.gradient_checkpointing:  # the second forward pass would fill a cache again
             use_cache, past_key_values = False, None
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-            context = read_context(hidden_states, attention_mask, position_ids, past_key_values)
+        context = read_context(hidden_states, attention_mask, position_ids, past_key_values)
+        if past_key_values is None:
+            past_key_values = self._new_cache(use_cache, context)
         if output_attentions is None:
-            output_attentions = bool(getattr(self.config, "output_attentions", False))
+            output_attentions = bool(self.config.output_attentions)
         if output_hidden_states is None:
-            output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
+            output_hidden_states = bool(self.config.output_hidden_states)
         layers: Any = self.layers
         _check_padding(layers[0].self_attn.position, context)
         states, maps = [hidden_states], []
@@ -270,6 +267,13 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
         )
         named = self.config.return_dict if return_dict is None else return_dict
         return outputs if named else outputs.to_tuple()
+
+    def _new_cache(self, use_cache: bool | None, context: Context) -> Cache | None:
+        if use_cache and context.document_ids is not None:
+            raise ValueError(PACKED_WITH_CACHE)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and context.document_ids is None
+        return DynamicCache(config=self.config) if use_cache else None
 
 
 @final
