@@ -128,6 +128,11 @@ def test_packed_rows_do_not_leak_with_default_cache_or_an_all_ones_mask() -> Non
             assert out.past_key_values is None
 
 
+def test_an_unknown_argument_is_not_swallowed() -> None:
+    with pytest.raises(TypeError, match="takes no argument 'atention_mask'"):
+        small_llama()(tokens(1), atention_mask=torch.ones(1, 48))
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [

@@ -20,6 +20,8 @@ from wavepos.positions import LearnedRelativeConfig, NoPE, Position, Rotary, bui
 
 IGNORED_LABEL = -100
 _LOSS_CHUNK = 1024
+_PACKING = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
+_SAID_ELSEWHERE = _PACKING | {"cache_position", "token_type_ids", "num_items_in_batch"}
 
 
 @final
@@ -233,10 +235,13 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
             output_attentions: return every layer's weights [B,H,T,S], dense.
             output_hidden_states: return the input of every layer and the last norm's output.
             return_dict: named outputs; None: the config's.
-            kwargs: what Trainer and collators add for other kernels; cu_seq_lens without position_ids is refused.
+            kwargs: what Trainer, tokenizers and collators add for other models and say here by other means: lengths of
+                packed rows (refused without position_ids), cache_position, token_type_ids, num_items_in_batch.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
+        if unknown := sorted(set(kwargs) - _SAID_ELSEWHERE):
+            raise TypeError(f"{type(self).__name__} takes no argument {unknown[0]!r}")
         if kwargs.get("cu_seq_lens_q") is not None and position_ids is None:
             raise ValueError("packed rows are told apart by position_ids, got cu_seq_lens_q without them")
         hidden_states: Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
