@@ -12,6 +12,9 @@ from wavepos.attention.mask import Mask
 from wavepos.attention.near import NearGrads, near_backward, near_forward
 from wavepos.attention.tile import NearCall
 
+SHORT = 4096
+"""Keys up to which everything is near on a CPU."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandedCall:
@@ -44,14 +47,26 @@ class BandedCall:
         """Padding and documents reach into the far part, which takes no mask: then all is near."""
         length = next((x.shape[1] for x in (self.table_XRE, self.bias_HR) if x is not None), 0)
         masked = self.mask.key_padding_BS is not None or self.mask.document_ids_BS is not None
+        width: int | None = 1 + aligned(length - 1) if length else 0
+        if masked or not self.mask.causal or (length and self._is_short):
+            width = None
         return Band(
             num_queries=self.mask.num_queries,
             num_keys=self.mask.num_keys,
             query_offset=self.mask.query_offset,
-            width=None if masked or not self.mask.causal else 1 + aligned(length - 1) if length else 0,
+            width=width,
             table_length=length,
             causal=self.mask.causal,
         )
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether matrix products over all keys take less time than a band and a fused call beside it.
+
+        On a CPU they do while the scores of a window stay in its caches; bfloat16 fused calls are faster than that.
+        """
+        q = self.q_BHTD
+        return q.device.type == "cpu" and q.dtype != torch.bfloat16 and self.mask.num_keys <= SHORT
 
     def far(self) -> FarCall:
         return FarCall(
