@@ -146,6 +146,15 @@ def test_memory_is_linear(name, masked):
     assert q.numel() <= largest.elements < length * length // 4
 
 
+@pytest.mark.short_is_near
+@pytest.mark.parametrize(("length", "dtype", "fused"), [(90, torch.float32, False), (90, torch.bfloat16, True)])
+def test_short_calls_need_no_fused_kernel(length, dtype, fused):
+    q, k, v = leaves(length, dtype=dtype)
+    with LargestTensor() as seen:
+        attention(q, k, v, position=position("wavelet"), backend="banded")
+    assert (torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default in seen.operations) == fused
+
+
 def test_dropout_is_refused():
     q, k, v = leaves(20)
     with pytest.raises(ValueError, match=r"backend='banded' has no dropout .*, got dropout=0\.1"):

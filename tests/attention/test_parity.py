@@ -123,3 +123,19 @@ def test_transposed_inputs(name):
         results.append([out, *torch.autograd.grad(out, inputs, turn(grad))])
     for plain, turned in zip(*results, strict=True):
         torch.testing.assert_close(plain, turned, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.short_is_near
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("num_queries", "query_offset"), [(150, 0), (70, 130)])
+@pytest.mark.parametrize("name", POSITIONS)
+def test_short_calls_that_are_all_near(name, num_queries, query_offset, dtype):
+    case = Case(
+        num_heads=heads(name),
+        num_queries=num_queries,
+        num_keys=query_offset + num_queries,
+        query_offset=query_offset,
+        head_dim=HEAD_DIM,
+        dtype=dtype,
+    )
+    assert_within(position(name), case, "banded")

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+_ALIGNMENT = 16
+"""Rows of scores are multiples of this, 64 bytes in float32: matrix products into other rows are slower."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """C queries, the K keys that they may see in the near part, and the table entries between them.
+class Layout:
+    """How the scores of a window lie in a buffer; windows past the first ones share one.
 
     Attributes:
-        rows: the queries' indices.
-        keys: the keys' positions.
+        num_queries: C.
+        num_keys: K.
         table_length: entries of the table in use; displacement 0 is the last of the reversed ones.
         slack: columns before the first key.
         first_column: where entry 0 of query 0 stands, in buffer columns.
@@ -27,8 +30,8 @@ class Window:
         beyond: query i leaves keys 0 … i + beyond of the window to the far part; None: it has no key of theirs.
     """
 
-    rows: slice
-    keys: slice
+    num_queries: int
+    num_keys: int
     table_length: int
     slack: int
     first_column: int
@@ -36,35 +39,33 @@ class Window:
     beyond: int | None
 
     @property
-    def num_queries(self) -> int:
-        return int(self.rows.stop - self.rows.start)
+    def size(self) -> int:
+        """Entries of the buffer that one head takes."""
+        return self.num_queries * (self.slack + self.num_keys)
 
-    @property
-    def num_keys(self) -> int:
-        return int(self.keys.stop - self.keys.start)
-
-    @property
-    def row_length(self) -> int:
-        return self.slack + self.num_keys
-
-    def scores(self, buffer: Tensor, num_heads: int) -> Tensor:
-        """[heads, C, K] in the buffer."""
-        return self._rows(buffer, num_heads)[:, :, self.slack :]
-
-    def clear_slack(self, buffer: Tensor, num_heads: int) -> None:
-        """Zero what the skewed view holds left of the first key."""
-        if self.slack:
-            self._rows(buffer, num_heads)[:, :, : self.slack].zero_()
+    def rows(self, buffer: Tensor, num_heads: int) -> Tensor:
+        """[heads, C, slack + K] in the buffer."""
+        return buffer[: num_heads * self.size].view(num_heads, self.num_queries, self.slack + self.num_keys)
 
     def skewed(self, buffer: Tensor, num_heads: int) -> Tensor:
         """[heads, C, table_length]: entry e of query i, displacements falling."""
-        stride = self.row_length + 1
         shape = (num_heads, self.num_queries, self.table_length)
-        return buffer.as_strided(shape, (self.num_queries * self.row_length, stride, 1), self.first_column)
+        return buffer.as_strided(shape, (self.size, self.slack + self.num_keys + 1, 1), self.first_column)
 
-    def _rows(self, buffer: Tensor, num_heads: int) -> Tensor:
-        size = num_heads * self.num_queries * self.row_length
-        return buffer[:size].view(num_heads, self.num_queries, self.row_length)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """C queries and the K keys that they may see in the near part.
+
+    Attributes:
+        rows: the queries' indices.
+        keys: the keys' positions.
+        layout: of their scores.
+    """
+
+    rows: slice
+    keys: slice
+    layout: Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +109,19 @@ class Band:
             first_key = max(first_key, self.first_keys[rows.start])
         length = min(self.table_length, end - first_key)
         column = first - first_key - (length - 1)
-        slack = max(0, -column) if length else 0
-        return Window(
-            rows=rows,
-            keys=slice(first_key, end if self.causal else self.num_keys),
+        slack = aligned(max(0, -column)) if length else 0
+        layout = Layout(
+            num_queries=rows.stop - rows.start,
+            num_keys=(end if self.causal else self.num_keys) - first_key,
             table_length=length,
             slack=slack,
             first_column=slack + column,
             future=self.causal,
             beyond=first - self.width - first_key if self.width is not None and end > self.width else None,
         )
+        return Window(rows=rows, keys=slice(first_key, first_key + layout.num_keys), layout=layout)
+
+
+def aligned(length: int) -> int:
+    """The length rounded up to the alignment of rows of scores."""
+    return -(-length // _ALIGNMENT) * _ALIGNMENT

@@ -6,11 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavepos.attention.band import Band
+from wavepos.attention.band import Band, aligned
 from wavepos.attention.far import FarCall, far_backward, far_forward
 from wavepos.attention.mask import Mask
 from wavepos.attention.near import NearGrads, near_backward, near_forward
 from wavepos.attention.tile import NearCall
+
+SHORT = 4096
+"""Keys up to which everything is near on a CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +47,26 @@ class BandedCall:
         """Padding and documents reach into the far part, which takes no mask: then all is near."""
         length = next((x.shape[1] for x in (self.table_XRE, self.bias_HR) if x is not None), 0)
         masked = self.mask.key_padding_BS is not None or self.mask.document_ids_BS is not None
+        width: int | None = 1 + aligned(length - 1) if length else 0
+        if masked or not self.mask.causal or (length and self._is_short):
+            width = None
         return Band(
             num_queries=self.mask.num_queries,
             num_keys=self.mask.num_keys,
             query_offset=self.mask.query_offset,
-            width=None if masked or not self.mask.causal else length,
+            width=width,
             table_length=length,
             causal=self.mask.causal,
         )
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether matrix products over all keys take less time than a band and a fused call beside it.
+
+        On a CPU they do while the scores of a window stay in its caches; bfloat16 fused calls are faster than that.
+        """
+        q = self.q_BHTD
+        return q.device.type == "cpu" and q.dtype != torch.bfloat16 and self.mask.num_keys <= SHORT
 
     def far(self) -> FarCall:
         return FarCall(
@@ -63,17 +78,17 @@ class BandedCall:
         )
 
     def near(self) -> NearCall:
+        dtype = torch.promote_types(self.q_BHTD.dtype, torch.float32)
         return NearCall(
             q_BHTD=self.q_BHTD,
             k_BGSD=self.k_BGSD,
             v_BGSD=self.v_BGSD,
             r_BHTE=self.r_BHTE,
-            table_XRE=None if self.table_XRE is None else self.table_XRE.flip(1),
-            bias_HR=None if self.bias_HR is None else self.bias_HR.flip(1),
+            table_XRE=None if self.table_XRE is None else self.table_XRE.to(dtype).flip(1).mul_(self.relative_scale),
+            bias_HR=None if self.bias_HR is None else self.bias_HR.to(dtype).flip(1),
             band=replace(self.band, first_keys=self.mask.first_keys()),
             mask=self.mask,
             softmax_scale=self.softmax_scale,
-            relative_scale=self.relative_scale,
         )
 
 
@@ -103,8 +118,8 @@ def banded_backward(
     out, lse, share = forward
     dtype = lse.dtype
     near = call.near()
-    dq = torch.zeros_like(call.q_BHTD, memory_format=torch.contiguous_format)
-    dk, dv = (torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (call.k_BGSD, call.v_BGSD))
+    dq = torch.empty_like(call.q_BHTD, memory_format=torch.contiguous_format)
+    dk, dv = (torch.empty(x.shape, dtype=dtype, device=x.device) for x in (call.k_BGSD, call.v_BGSD))
     dr = None if call.r_BHTE is None else torch.empty_like(call.r_BHTE, memory_format=torch.contiguous_format)
     dtable = torch.zeros_like(near.table_XRE, dtype=dtype) if wants[0] and near.table_XRE is not None else None
     dbias = torch.zeros_like(near.bias_HR, dtype=dtype) if wants[1] and near.bias_HR is not None else None
@@ -113,7 +128,8 @@ def banded_backward(
         grads = NearGrads(dq_BHTD=dq, dk_BGSD=dk, dv_BGSD=dv, dr_BHTE=dr, dtable_XRE=dtable, dbias_HR=dbias)
         near_backward(near, grad_BHTD, out, share, grads)
     dk, dv = dk.to(call.k_BGSD.dtype), dv.to(call.v_BGSD.dtype)
-    dtable = None if dtable is None or call.table_XRE is None else dtable.flip(1).to(call.table_XRE.dtype)
+    if dtable is not None and call.table_XRE is not None:
+        dtable = dtable.flip(1).mul_(call.relative_scale).to(call.table_XRE.dtype)
     dbias = None if dbias is None or call.bias_HR is None else dbias.flip(1).to(call.bias_HR.dtype)
     return dq, dk, dv, dr, dtable, dbias
 

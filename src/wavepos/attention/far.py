@@ -43,14 +43,16 @@ def far_forward(call: FarCall, out_BHTD: Tensor, lse_BHT: Tensor) -> None:
 def far_backward(
     call: FarCall, grad_BHTD: Tensor, out_BHTD: Tensor, lse_BHT: Tensor, grads: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    """Write the far part of the gradients of q, k and v into `grads`, which hold zeros."""
-    rows = slice(call.band.first_far_row, None)
+    """Write the far part of the gradients of q, k and v into `grads`, zero where there is none."""
+    first, end = call.band.first_far_row, 0
     dq_BHTD, dk_BGSD, dv_BGSD = grads
-    for keys, piece in _pieces(call):
+    for index, (keys, piece) in enumerate(_pieces(call)):
+        rows, end = slice(first, None), keys.stop
         dq, dk, dv = flash_backward(piece, grad_BHTD[:, :, rows], out_BHTD[:, :, rows], lse_BHT[:, :, rows])
-        dq_BHTD[:, :, rows] += dq
-        dk_BGSD[:, :, keys] = dk
-        dv_BGSD[:, :, keys] = dv
+        dq_BHTD[:, :, rows] = dq if index == 0 else dq + dq_BHTD[:, :, rows]
+        dk_BGSD[:, :, keys], dv_BGSD[:, :, keys] = dk, dv
+    dq_BHTD[:, :, : first if end else None] = 0.0
+    dk_BGSD[:, :, end:], dv_BGSD[:, :, end:] = 0.0, 0.0
 
 
 def merge(out_BHTD: Tensor, lse_BHT: Tensor, other_BHTD: Tensor, other_lse_BHT: Tensor) -> None:

@@ -1,12 +1,15 @@
-"""The work of the near part in tiles: one window of the band for as many heads as the caches hold scores of."""
+"""The work of the near part in tiles: one window of the band for as many heads as the caches hold scores of.
 
-from collections.abc import Iterator
+PyTorch's calls cost microseconds whatever they do, so a tile makes few: what windows share is made once a block.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from wavepos.attention.band import Band, Window
+from wavepos.attention.band import Band, Layout, Window
 from wavepos.attention.mask import Mask
 
 _CPU_SCORES = 1 << 19
@@ -23,12 +26,11 @@ class NearCall:
         k_BGSD: keys.
         v_BGSD: values.
         r_BHTE: what the table is multiplied with, or None.
-        table_XRE: table with displacements falling, X = 1 or H, or None.
-        bias_HR: bias with displacements falling, or None.
+        table_XRE: what r is multiplied with, relative_scale included, X = 1 or H, displacements falling; or None.
+        bias_HR: bias, displacements falling; or None. Both are of the near part's dtype.
         band: which keys are near.
         mask: further conditions (padding, documents).
         softmax_scale: factor on q·k.
-        relative_scale: factor on r·p.
     """
 
     q_BHTD: Tensor
@@ -40,7 +42,6 @@ class NearCall:
     band: Band
     mask: Mask
     softmax_scale: float
-    relative_scale: float
 
     @property
     def dtype(self) -> torch.dtype:
@@ -63,86 +64,148 @@ class NearCall:
         return self.q_BHTD.shape[1] // self.k_BGSD.shape[1]
 
 
+class Buffers:
+    """Two reused buffers of scores, as large as the largest tile needs, and the triangles that hide scores."""
+
+    def __init__(self, call: NearCall, num_scores: int) -> None:
+        self.scores = torch.empty(num_scores, dtype=call.dtype, device=call.q_BHTD.device)
+        self.weights = torch.empty_like(self.scores)
+        self._triangles: dict[tuple[int, int, bool], Tensor] = {}
+
+    def triangle(self, size: int, diagonal: int, *, upper: bool) -> Tensor:
+        """[size, size]: from that diagonal on, upwards or downwards, what hides a score it is added to; else 0."""
+        key = size, diagonal, upper
+        if key not in self._triangles:
+            square = self.scores.new_full((size, size), hidden_score(self.scores.dtype))
+            self._triangles[key] = square.triu(diagonal) if upper else square.tril(diagonal)
+        return self._triangles[key]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
-    """One window for some batch rows and key/value heads, with every query head of theirs."""
+class Sheet:
+    """The scores of a window's queries and keys: views of the buffers, made once a layout.
 
-    call: NearCall
-    window: Window
-    batch: slice
-    groups: slice
+    Attributes:
+        scores: [heads, C, K].
+        stacked: the same, [stacks, heads of a group · C, K].
+        weights: the other buffer, [heads, C, K].
+        stacked_weights: the same, [stacks, heads of a group · C, K].
+        skewed: the scores by displacement, [heads, C, R in use], falling; None without table and bias.
+        slack: what the skewed view holds left of the first key; None where it holds nothing there.
+        triangles: parts of the scores, and what to add to each to hide the keys that its queries may not see.
+        table: the part of the table in use once a head, [heads, R, E], or None.
+        bias: that of the bias, [heads, 1, R], or None.
+    """
 
-    def of_queries(self, x_BH: Tensor) -> Tensor:
-        """x's part, a view: [batch, groups, heads of a group, C, …]."""
-        return _split(x_BH, 1, self.call.num_groups)[self.batch, self.groups, :, self.window.rows]
+    scores: Tensor
+    stacked: Tensor
+    weights: Tensor
+    stacked_weights: Tensor
+    skewed: Tensor | None
+    slack: Tensor | None
+    triangles: tuple[tuple[Tensor, Tensor], ...]
+    table: Tensor | None
+    bias: Tensor | None
 
-    def of_keys(self, x_BGSD: Tensor) -> Tensor:
-        """x's part: [batch · groups, K, D]; a view where x is contiguous."""
-        return x_BGSD[self.batch, self.groups, self.window.keys].flatten(0, 1)
+
+class Block:
+    """Some batch rows and key/value heads, with every query head of theirs, whose scores are held at once.
+
+    Its q, k, v and r are what `of_heads` and `of_groups` give of the call's.
+    """
+
+    def __init__(self, call: NearCall, buffers: Buffers, batch: slice, groups: slice) -> None:
+        self.call, self.batch, self.groups = call, batch, groups
+        self.num_stacks = int((batch.stop - batch.start) * (groups.stop - groups.start))
+        self.num_heads = self.num_stacks * call.heads_per_group
+        self.q, self.k, self.v = self.of_heads(call.q_BHTD), self.of_groups(call.k_BGSD), self.of_groups(call.v_BGSD)
+        self.r = None if call.r_BHTE is None else self.of_heads(call.r_BHTE)
+        self._buffers = buffers
+        self._sheets: dict[Layout, Sheet] = {}
+
+    def of_heads(self, x_BH: Tensor) -> Tensor:
+        """The block's part of what has one row a query: [batch, groups, heads of a group, T, …], a view."""
+        return _split(x_BH, 1, self.call.num_groups)[self.batch, self.groups]
+
+    def of_groups(self, x_BG: Tensor) -> Tensor:
+        """The block's part of what has one row a key: [batch, groups, S, …], a view."""
+        return x_BG[self.batch, self.groups]
+
+    def sheet(self, layout: Layout) -> Sheet:
+        """Where the scores of a window lie."""
+        if layout not in self._sheets:
+            self._sheets[layout] = self._made(layout)
+        return self._sheets[layout]
 
     def add_to_table(self, sum_XR: Tensor, x: Tensor) -> None:
         """Add a gradient once a head, [heads, R in use, …], to that of the reversed table."""
-        used = sum_XR[:, sum_XR.shape[1] - self.window.table_length :]
+        used = sum_XR[:, sum_XR.shape[1] - x.shape[1] :]
         if used.shape[0] == 1:
             used.add_(x.sum(0, keepdim=True))
         else:
             heads = x.view(-1, self.groups.stop - self.groups.start, self.call.heads_per_group, *x.shape[1:])
             _split(used, 0, self.call.num_groups)[self.groups].add_(heads.sum(0))
 
-    def of_heads(self, x_XR: Tensor) -> Tensor:
-        """The rows of a reversed table in use, once a head: [batch · groups · heads of a group, R, …]."""
-        used = x_XR[:, x_XR.shape[1] - self.window.table_length :].to(self.call.dtype)
+    def _made(self, layout: Layout) -> Sheet:
+        call, size = self.call, layout.num_queries
+        rows = layout.rows(self._buffers.scores, self.num_heads)
+        scores = rows[:, :, layout.slack :]
+        weights = self._buffers.weights[: scores.numel()].view(scores.shape)
+        triangles = []
+        if layout.future:
+            future = self._buffers.triangle(size, 1, upper=True)
+            triangles.append((scores[..., layout.num_keys - size :], future))
+        if layout.beyond is not None:
+            beyond = self._buffers.triangle(size, layout.beyond, upper=False)
+            triangles.append((scores[..., :size], beyond))
+        return Sheet(
+            scores=scores,
+            stacked=self._by_stack(scores),
+            weights=weights,
+            stacked_weights=self._by_stack(weights),
+            skewed=layout.skewed(self._buffers.scores, self.num_heads) if layout.table_length else None,
+            slack=rows[:, :, : layout.slack] if layout.slack else None,
+            triangles=tuple(triangles),
+            table=None if call.table_XRE is None else self._once_a_head(call.table_XRE, layout.table_length),
+            bias=None if call.bias_HR is None else self._once_a_head(call.bias_HR, layout.table_length)[:, None],
+        )
+
+    def _once_a_head(self, x_XR: Tensor, length: int) -> Tensor:
+        """The rows of a reversed table in use: [batch · groups · heads of a group, R, …]."""
+        used = x_XR[:, x_XR.shape[1] - length :]
         if used.shape[0] == 1:
             return used.expand(self.num_heads, *used.shape[1:])
         of_groups = _split(used, 0, self.call.num_groups)[self.groups]
         return of_groups.expand(self.batch.stop - self.batch.start, *of_groups.shape).flatten(0, 2)
 
-    def stacked(self, x_BHTD: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """The queries of a group one below the other: [batch · groups, heads of a group · C, D]."""
-        return self.of_queries(x_BHTD).to(dtype or self.call.dtype).flatten(2, 3).flatten(0, 1)
-
-    def by_head(self, x: Tensor) -> Tensor:
-        """[heads, C, …] of what is stacked."""
-        return x.view(self.num_heads, self.window.num_queries, *x.shape[2:])
-
-    def by_stack(self, x: Tensor) -> Tensor:
+    def _by_stack(self, x: Tensor) -> Tensor:
         """Stacked [batch · groups, heads of a group · C, …] of [heads, C, …]."""
         return _split(x.flatten(0, 1), 0, self.num_stacks)
 
-    def unstacked(self, x: Tensor) -> Tensor:
-        """[batch, groups, heads of a group, C, …] of what is stacked, or of [heads, C, …]."""
-        shape = (self.batch.stop - self.batch.start, -1, self.call.heads_per_group, self.window.num_queries)
-        return x.reshape(*shape, *x.shape[2:])
 
-    @property
-    def has_far_rows(self) -> bool:
-        """Whether some query of the window has keys in the far part."""
-        return bool(self.window.rows.stop > self.call.band.first_far_row)
-
-    @property
-    def num_stacks(self) -> int:
-        return int((self.batch.stop - self.batch.start) * (self.groups.stop - self.groups.start))
-
-    @property
-    def num_heads(self) -> int:
-        return self.num_stacks * self.call.heads_per_group
-
-
-def tiles(call: NearCall) -> Iterator[Tile]:
-    """Windows in order; within each as many heads at once as the budget of scores holds."""
-    batch, heads = call.q_BHTD.shape[:2]
+def tiles(call: NearCall) -> Iterator[tuple[Block, Iterable[Window]]]:
+    """Blocks of as many heads as the budget of scores holds, each with the windows in order."""
+    windows = list(call.band.windows(_chunk(call)))
+    batch, size = call.q_BHTD.shape[0], max(window.layout.size for window in windows)
     budget = _CPU_SCORES if call.q_BHTD.device.type == "cpu" else _GPU_SCORES
-    for window in call.band.windows(_chunk(call)):
-        stacks = max(1, budget // (call.heads_per_group * window.num_queries * window.row_length))
-        num_batch, num_groups = max(1, stacks // call.num_groups), min(stacks, call.num_groups)
-        for row in range(0, batch, num_batch):
-            for group in range(0, call.num_groups, num_groups):
-                yield Tile(
-                    call=call,
-                    window=window,
-                    batch=slice(row, min(row + num_batch, batch)),
-                    groups=slice(group, min(group + num_groups, heads // call.heads_per_group)),
-                )
+    stacks = min(max(1, budget // (call.heads_per_group * size)), batch * call.num_groups)
+    num_batch, num_groups = max(1, stacks // call.num_groups), min(stacks, call.num_groups)
+    buffers = Buffers(call, num_batch * num_groups * call.heads_per_group * size)
+    for row in range(0, batch, num_batch):
+        for group in range(0, call.num_groups, num_groups):
+            rows = slice(row, min(row + num_batch, batch))
+            groups = slice(group, min(group + num_groups, call.num_groups))
+            yield Block(call, buffers, rows, groups), windows
+
+
+def stacked(x: Tensor, rows: slice) -> Tensor:
+    """The queries of a group one below the other, [stacks, heads of a group · C, …] of what `Block.of_heads` gives."""
+    return x[:, :, :, rows].flatten(2, 3).flatten(0, 1)
+
+
+def hidden_score(dtype: torch.dtype) -> float:
+    """A score without weight beside any real one, finite so that a query that sees no key gives no NaN."""
+    return torch.finfo(dtype).min / 4
 
 
 def _chunk(call: NearCall) -> int:

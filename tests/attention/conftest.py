@@ -1,0 +1,11 @@
+"""Short calls reach the band and the far part too, unless a test asks for what happens to them outside of tests."""
+
+import importlib
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def always_banded(request, monkeypatch):
+    if "short_is_near" not in request.keywords:
+        monkeypatch.setattr(importlib.import_module("wavepos.attention.banded_op"), "SHORT", 0)
