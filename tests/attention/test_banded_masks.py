@@ -6,6 +6,7 @@ from small_positions import HEAD_DIM, POSITIONS, heads, position
 from yardstick import Case, assert_within
 
 from wavepos import Wavelet, attention
+from wavepos.attention.banded_op import _call
 from wavepos.attention.mask import Mask
 
 LENGTH = 150
@@ -135,3 +136,13 @@ def test_many_documents_in_order(name):
     ids = (torch.rand(2, 700, generator=torch.Generator().manual_seed(1)) > 0.99).cumsum(1)
     case = Case(num_queries=700, num_keys=700, head_dim=HEAD_DIM)
     assert_within(position(name), case, "banded", document_ids=ids)
+
+
+def test_a_mask_that_hides_nothing_costs_no_far_part():
+    q = torch.randn(2, 4, LENGTH, HEAD_DIM)
+    ones, some = torch.ones(2, LENGTH, dtype=torch.bool), padding("left")
+    table = torch.randn(1, 10, HEAD_DIM)
+    for keep, hidden in ((ones, False), (some, True)):
+        call = _call((q, q, q, q, table, None, keep, None), 0, True, (0.25, 0.25))
+        assert (call.mask.key_padding_BS is not None) == hidden
+        assert (call.band.width is None) == hidden

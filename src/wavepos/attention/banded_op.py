@@ -139,6 +139,8 @@ def _call(
 ) -> BandedCall:
     q, k, v, r, table, bias, padding, documents = tensors
     assert q is not None and k is not None and v is not None
+    if padding is not None and bool(padding.all()):  # a compiled model cannot look, this operator can
+        padding = None
     mask = Mask(
         num_queries=q.shape[2],
         num_keys=k.shape[2],
