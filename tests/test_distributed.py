@@ -95,6 +95,13 @@ def test_a_run_of_one_process_goes_on_in_two(folder: Path) -> None:
     np.testing.assert_allclose(losses(folder / "one-then-two"), losses(folder / "one"), rtol=0, atol=1e-5)
 
 
+def test_trainers_shards_learn_what_one_process_does(folder: Path) -> None:
+    np.testing.assert_allclose(losses(folder / "fsdp"), losses(folder / "one"), rtol=0, atol=1e-5)
+    ours, whole = (AutoModelForCausalLM.from_pretrained(folder / run / "model").state_dict() for run in ("fsdp", "one"))
+    for name, weight in whole.items():
+        torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-3, msg=name)
+
+
 def test_only_the_first_process_writes(folder: Path) -> None:
     assert len(list((folder / "two" / "tensorboard").iterdir())) == 1
     assert sorted(path.name for path in (folder / "two").iterdir()) == ["model", "run.json", "tensorboard"]

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import RandomSampler, Sampler
@@ -167,9 +168,9 @@ def _trainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
-        optimizers=optimizer_and_schedule(config, model),
         callbacks=callbacks,
     )
+    trainer.optimizer, trainer.lr_scheduler = optimizer_and_schedule(config, model)  # not as an argument, for FSDP
     trainer.model_accepts_loss_kwargs = False  # the mean of a micro-batch is the loss, and they are all of one size
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -179,7 +180,7 @@ def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
     blocks, accumulation = config.micro_batch(int(os.environ.get("WORLD_SIZE", "1")))
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     checkpointing = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in fields)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         max_steps=config.steps,
         per_device_train_batch_size=blocks,
@@ -203,18 +204,35 @@ def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
         **{checkpointing: config.gradient_checkpointing},
         **_sharding(config),
     )
+    if config.sharding == "fsdp":
+        _shard_precisely(arguments)
+    return arguments
 
 
 def _sharding(config: TrainConfig) -> dict[str, Any]:
     """Trainer's arguments for FSDP2; the layers that are units of their own are those the model names."""
     if config.sharding == "none":
         return {}
+    _check_devices()
+    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
+
+
+def _check_devices() -> None:
+    """Without GPUs accelerate would train with DDP in silence."""
     if not torch.cuda.is_available() or "WORLD_SIZE" not in os.environ:
         raise ValueError(
             f"sharding='fsdp' needs GPUs and one process for each (torchrun --nproc-per-node N …), got "
-            f"{torch.cuda.device_count()} GPUs and {os.environ.get('WORLD_SIZE', 'one process without torchrun')}"
+            f"{torch.cuda.device_count()} GPUs and {os.environ.get('WORLD_SIZE', '1 (no torchrun)')} processes"
         )
-    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
+
+
+def _shard_precisely(arguments: TrainingArguments) -> None:
+    """Gradients are summed and losses logged in float32; accelerate's own policy rounds both to bf16."""
+    plugin = arguments.fsdp_plugin_args
+    if plugin.get("auto_wrap_policy") is None:
+        raise ImportError("sharding='fsdp' needs a newer transformers, this one would gather the whole model at once")
+    if arguments.bf16:
+        plugin["mixed_precision_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
 def _opened_record(config: TrainConfig, out: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class TrainConfig:
         precision: "bf16" autocast, "fp32", or "auto": bf16 where the hardware multiplies it.
         gradient_checkpointing: keep each layer's input only and compute the layer again in the backward pass.
         sharding: "none": each device holds the whole model (DDP); "fsdp": its share of weights, gradients and optimizer
-            state (FSDP2).
+            state (FSDP2); for a Llama.
         seed: of the initial weights, the order of the data and dropout.
         save_every, log_every: in updates; a logged loss is the mean since the one before.
     """
@@ -84,6 +84,8 @@ class TrainConfig:
         for name, choices in (("optimizer", OptimizerName), ("precision", Precision), ("sharding", Sharding)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
+        if self.sharding == "fsdp" and self.model != "llama":
+            raise ValueError(f"sharding='fsdp' is served for model llama, got model={self.model!r}")
         if self.save_every % self.log_every:
             raise ValueError(
                 f"save_every must be a multiple of log_every={self.log_every}, so that no logged mean is cut by a "

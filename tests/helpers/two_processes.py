@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, DistributedType, PartialState
 from torch import Tensor, distributed
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -23,6 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
 
+import wavepos.train as train_module
 from wavepos.data import prepare
 from wavepos.models import WaveposLlamaForCausalLM
 from wavepos.train import TrainConfig, recipe, train
@@ -84,6 +86,23 @@ def _train(folder: Path) -> None:
     train(run_config(corpus), folder / "one-then-two", data)
 
 
+def _train_sharded(folder: Path) -> None:
+    """Trainer's FSDP2, which accelerate keeps for accelerators: it is told that this is one."""
+    AcceleratorState._reset_state(True)
+    prepare_backend, set_device = PartialState._prepare_backend, PartialState.set_device
+    PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_XPU)
+    PartialState.set_device = lambda state: setattr(state, "device", torch.device("cpu"))
+    train_module._check_devices = lambda: None
+    corpus = f"text:{folder / 'corpus.txt'}"
+    data = prepare(corpus, "bpe:300", cache_dir=folder / "cache-of-two")
+    config = dataclasses.replace(run_config(corpus), sharding="fsdp", gradient_checkpointing=True)
+    try:
+        train(config, folder / "fsdp", data, cut_in(CUT))
+    except KeyboardInterrupt:
+        train(config, folder / "fsdp", data)
+    PartialState._prepare_backend, PartialState.set_device = prepare_backend, set_device
+
+
 def _shard(folder: Path) -> dict[str, Any]:
     rank = distributed.get_rank()
     model: Any = AutoModelForCausalLM.from_pretrained(folder / "recency")
@@ -127,6 +146,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     _train(folder)
     found = {"shard": _shard(folder), "tensor_parallel": _tensor_parallel(folder)}
+    _train_sharded(folder)
     (folder / f"found-{distributed.get_rank()}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()
 
