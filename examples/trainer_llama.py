@@ -23,6 +23,7 @@ arguments = TrainingArguments(given.out, max_steps=60, learning_rate=3e-3, loggi
 trainer = Trainer(model, arguments, train_dataset=blocks, processing_class=tokenizer)
 trainer.train()
 trainer.save_model(given.out)
-prompt = tokenizer("def ", return_tensors="pt", return_token_type_ids=False)
-reloaded = AutoModelForCausalLM.from_pretrained(given.out)
-print(tokenizer.decode(reloaded.generate(**prompt, max_new_tokens=20, do_sample=False)[0]))
+if trainer.is_world_process_zero():  # the only process, unless torchrun or accelerate started several
+    reloaded = AutoModelForCausalLM.from_pretrained(given.out)
+    prompt = tokenizer("def ", return_tensors="pt", return_token_type_ids=False)
+    print(tokenizer.decode(reloaded.generate(**prompt, max_new_tokens=20, do_sample=False)[0]))

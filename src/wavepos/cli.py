@@ -264,7 +264,8 @@ def main() -> None:
     try:
         command.run()
     except KeyboardInterrupt as stop:
-        console.print(f"[yellow]Interrupted.[/] {stop or ''} The same command goes on from there.")
+        if is_first_process():
+            console.print(f"[yellow]Interrupted.[/] {stop or ''} The same command goes on from there.")
         sys.exit(130)
     except (ValueError, FileNotFoundError, ImportError) as error:
         if os.environ.get("WAVEPOS_TRACEBACK"):
