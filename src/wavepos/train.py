@@ -94,6 +94,7 @@ def train(
     record |= {
         "status": "finished",
         "environment": environment(),
+        "processes": arguments.world_size,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "train_tokens": config.steps * config.batch_tokens,
         "train_seconds": round(checkpoints.seconds, 1),
@@ -206,6 +207,8 @@ def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
     )
     if config.sharding == "fsdp":
         _shard_precisely(arguments)
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # or Trainer would multiply the batch by nn.DataParallel; torchrun is how to use them all
     return arguments
 
 
