@@ -79,6 +79,14 @@ def small(tmp_path: Path) -> TrainConfig:
     return dataclasses.replace(base, **options, log_every=1, precision="fp32")
 
 
+def test_a_llamas_config_names_the_special_tokens_and_the_length(small: TrainConfig, tmp_path: Path) -> None:
+    data = prepare(small.corpus, small.tokenizer, cache_dir=tmp_path / "cache")
+    config = build_model(small, len(data.tokenizer), data.tokenizer).config
+    assert config.eos_token_id == config.bos_token_id == data.tokenizer.eos_token_id
+    assert config.pad_token_id is None
+    assert config.max_position_embeddings == 16
+
+
 def test_checkpointing_changes_no_loss(small: TrainConfig, tmp_path: Path) -> None:
     data = prepare(small.corpus, small.tokenizer, cache_dir=tmp_path / "cache")
     plain = train(small, tmp_path / "plain", data)
