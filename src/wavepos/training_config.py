@@ -139,8 +139,10 @@ def recipe(
     """
     _check_size(model, size)
     run = partial(TrainConfig, model=model, size=size, corpus=corpus)
+    if model == "llama" and size == "7b":
+        return _paper_llama_recipe(run, position, num_devices)
     if model == "llama":
-        return _llama_recipe(run, size, position, num_devices)
+        return _llama_recipe(partial(run, position=position_dict(parse_position(position))), size)
     return _baevski_auli_recipe(partial(run, position=position_dict(parse_position(position))), size)
 
 
@@ -180,13 +182,8 @@ def _baevski_auli_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
             )
 
 
-def _llama_recipe(
-    run: "partial[TrainConfig]", size: str, position: str | dict[str, Any], num_devices: int
-) -> TrainConfig:
-    given = {"method": position} if isinstance(position, str) else position
-    if size == "7b" and given.get("method") == "rotary":
-        given = {"theta": PAPER_THETA, **given}
-    run = partial(run, position=position_dict(parse_position(given)), weight_decay=0.1)
+def _llama_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
+    run = partial(run, weight_decay=0.1)
     match size:
         case "tiny":
             return run(
@@ -209,7 +206,7 @@ def _llama_recipe(
                 final_learning_rate=1e-4,
                 save_every=500,
             )
-        case "1b":
+        case _:
             return run(
                 tokenizer="bpe:32000",
                 seq_len=2048,
@@ -221,19 +218,26 @@ def _llama_recipe(
                 final_learning_rate=4e-5,
                 save_every=1_000,
             )
-        case _:
-            return run(
-                tokenizer="file:llama-2-tokenizer",
-                max_tokens=30_000 * 4096 * num_devices + 1,
-                seq_len=4096,
-                steps=30_000,
-                batch_tokens=4096 * num_devices,
-                micro_batch_tokens=4096,
-                learning_rate=3e-4,
-                warmup_steps=2_000,
-                final_learning_rate=3e-5,
-                save_every=1_000,
-            )
+
+
+def _paper_llama_recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_devices: int) -> TrainConfig:
+    given = {"method": position} if isinstance(position, str) else position
+    if given.get("method") == "rotary":
+        given = {"theta": PAPER_THETA, **given}
+    return run(
+        position=position_dict(parse_position(given)),
+        tokenizer="file:llama-2-tokenizer",
+        max_tokens=30_000 * 4096 * num_devices + 1,
+        seq_len=4096,
+        steps=30_000,
+        batch_tokens=4096 * num_devices,
+        micro_batch_tokens=4096,
+        learning_rate=3e-4,
+        warmup_steps=2_000,
+        final_learning_rate=3e-5,
+        weight_decay=0.1,
+        save_every=1_000,
+    )
 
 
 def learning_rate(config: TrainConfig, update: int) -> float:
