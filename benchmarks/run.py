@@ -10,6 +10,7 @@ import torch
 from benchmarks.attention import attention_config, bench_attention
 from benchmarks.decode import bench_decode, decode_config
 from benchmarks.figures import skipped_lines, summary_table, write_figures
+from benchmarks.generate import bench_generate, generate_config
 from benchmarks.measure import device_kind
 from benchmarks.train_step import bench_train_step, train_step_config
 from wavepos.console import console, progress
@@ -18,6 +19,7 @@ BENCHMARKS: dict[str, tuple[Callable[[str], Any], Callable[..., dict[str, Any]]]
     "attention": (attention_config, bench_attention),
     "decode": (decode_config, bench_decode),
     "train-step": (train_step_config, bench_train_step),
+    "generate": (generate_config, bench_generate),
 }
 SHARED = ("repeats", "seconds")
 """Settings that mean the same in every benchmark."""
@@ -27,7 +29,7 @@ def run_benchmarks(what: str, device: str | None, given: dict[str, Any], out: Pa
     """One benchmark, or all with their own settings.
 
     Args:
-        what: "attention", "decode", "train-step" or "all".
+        what: "attention", "decode", "train-step", "generate" or "all".
         device: where; None: CUDA if there is one.
         given: settings that are not to follow from the device.
         out: directory of `<benchmark>_<device>.json` and its plots.
@@ -41,7 +43,7 @@ def run_benchmarks(what: str, device: str | None, given: dict[str, Any], out: Pa
         raise ValueError(f"device must be cpu, or cuda where there is one, got {device!r}")
     if what == "all" and (own := [name for name in given if name not in SHARED]):
         raise ValueError(
-            f"{_option(own[0])} means something else in each benchmark: name attention, decode or train-step"
+            f"{_option(own[0])} means something else in each benchmark: name attention, decode, train-step or generate"
         )
     for name in BENCHMARKS if what == "all" else (what,):
         default, bench = BENCHMARKS[name]

@@ -1,4 +1,4 @@
-"""The command line: wavepos demo | train | eval | generate | bench."""
+"""The command line: wavepos demo | train | eval | harness | generate | bench."""
 
 import dataclasses
 import json
@@ -173,6 +173,39 @@ class Eval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Harness:
+    """Evaluate a model with lm-eval: long texts, a passkey, needles at several lengths, or any of its tasks."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """A run of `wavepos train`, or a saved transformers model."""
+    max_length: int
+    """Tokens the model may read at once; lm-eval's own choice would cut long inputs to the trained length."""
+    tasks: str = "wavepos_perplexity,wavepos_passkey,niah_single_1"
+    """Names with commas between them."""
+    lengths: tuple[int, ...] | None = None
+    """Tokens that those three are measured at; by default max-length alone."""
+    limit: int | None = None
+    """Documents of a task and length, at most; by default all."""
+    batch_size: int = 1
+    """Inputs read together."""
+    corpus: str = "stdlib"
+    """Whose long texts are read, those of the validation split."""
+    out: Path | None = None
+    """File of the result; by default harness-TASKS.json in path."""
+
+    def run(self) -> None:
+        from wavepos.evaluate.harness import harness, results_table
+        from wavepos.evaluate.harness_plan import HarnessConfig
+
+        settings = ("max_length", "lengths", "limit", "batch_size", "corpus")
+        config = HarnessConfig(tasks=tuple(self.tasks.split(",")), **{name: getattr(self, name) for name in settings})
+        with progress("Evaluating") as update:
+            record = harness(self.path, config, self.out, update)
+        console.print(results_table(record))
+        console.print(f"Written to {record['path']}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
     """Continue a prompt with a trained model."""
 
@@ -204,8 +237,9 @@ class Bench:
     not given follows from the device. The result is written after each measurement.
     """
 
-    what: Annotated[Literal["all", "attention", "decode", "train-step"], tyro.conf.Positional] = "all"
-    """attention: a call at several lengths; decode: a token with a cache; train-step: a step of a small model."""
+    what: Annotated[Literal["all", "attention", "decode", "train-step", "generate"], tyro.conf.Positional] = "all"
+    """attention: a call at several lengths; decode: a token with a cache; train-step: a step of a small model;
+    generate: tokens a second of a Llama."""
     lengths: tuple[int, ...] | None = None
     """Tokens; for decode, keys in the cache."""
     dtypes: tuple[str, ...] | None = None
@@ -218,8 +252,8 @@ class Bench:
     """Size of a head."""
     batch: int | None = None
     """Sequences a call."""
-    sizes: tuple[Literal["tiny", "small", "paper"], ...] | None = None
-    """Models of train-step."""
+    sizes: tuple[Literal["tiny", "small", "paper", "1b", "7b"], ...] | None = None
+    """Models of train-step and generate."""
     batch_tokens: int | None = None
     """Tokens a step of train-step."""
     repeats: int | None = None
@@ -255,6 +289,7 @@ def main() -> None:
         Annotated[Demo, tyro.conf.subcommand("demo")]
         | Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Eval, tyro.conf.subcommand("eval")]
+        | Annotated[Harness, tyro.conf.subcommand("harness")]
         | Annotated[Generate, tyro.conf.subcommand("generate")]
         | Annotated[Bench, tyro.conf.subcommand("bench")],
         prog="wavepos",

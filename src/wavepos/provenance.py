@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("wavepos", "torch", "triton", "transformers", "accelerate", "tokenizers", "numpy", "PyWavelets")
+PACKAGES = ("wavepos", "torch", "triton", "transformers", "accelerate", "tokenizers", "lm_eval", "numpy", "PyWavelets")
 
 
 def environment() -> dict[str, Any]:

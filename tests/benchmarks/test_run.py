@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import attention, decode, train_step
+from benchmarks import attention, decode, generate, train_step
 from benchmarks.decode import DecodeConfig, bench_decode
+from benchmarks.generate import GenerateConfig
 from benchmarks.parity import ParityError
 from benchmarks.peers import find_peer, nope
 from benchmarks.train_step import TrainStepConfig, bench_train_step
@@ -134,6 +135,34 @@ def test_train_step_measures_tokens_a_second(bench: Callable[..., Any], tmp_path
     for cell in result["cells"]:
         seconds = cell["milliseconds"]["median"] / 1000.0
         assert cell["tokens_per_second"] == pytest.approx(cell["tokens"] / seconds, rel=1e-3)
+
+
+def test_generate_measures_tokens_a_second_beside_transformers_llama(bench: Callable[..., Any], tmp_path: Path) -> None:
+    options = ["--sizes", "tiny", "--dtypes", "fp32", "--peers", "rotary", "wavelet"]
+    status, output = bench("generate", *SMALL, *options)
+    assert status == 0, output
+    result = json.loads((tmp_path / "results" / "generate_cpu.json").read_text())
+    assert {(cell["peer"], cell["seq_len"]) for cell in result["cells"]} == {
+        (peer, length) for peer in ("rotary", "wavelet") for length in (32, 64)
+    }
+    for cell in result["cells"]:
+        tokens = result["config"]["new_tokens"] * 1000.0
+        assert cell["tokens_per_second"] == pytest.approx(tokens / cell["milliseconds"]["median"], rel=0.01)
+        assert cell["baseline_tokens_per_second"] > 0.0
+
+
+def test_cached_logits_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GenerateConfig(device="cpu")
+    assert generate.check_cached_logits(config, "wavelet", "fp32")
+    real = generate.DynamicCache.update
+
+    def shifted(self: Any, k: Any, v: Any, *rest: Any) -> Any:
+        keys, values = real(self, k, v, *rest)
+        return keys, values.roll(1, 2)
+
+    monkeypatch.setattr(generate.DynamicCache, "update", shifted)
+    with pytest.raises(ParityError, match="wavelet differs from the reference"):
+        generate.check_cached_logits(config, "wavelet", "fp32")
 
 
 def test_a_model_that_loses_its_position_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,14 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from wavepos.attention.choice import REFERENCE_LIMIT, Backend, chosen_backend
 from wavepos.attention.mask import Mask
 from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
-
-Backend = Literal["auto", "banded", "triton", "reference"]
-
-REFERENCE_LIMIT = 2**28
-"""Scores (B·H·T·S) up to which "auto" falls back on the dense reference: 1 GiB in float32."""
 
 
 def attention(  # noqa: PLR0913 - the public call: one argument a property of attention
@@ -45,8 +41,9 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         causal: a query sees keys at its own position and before. False is served for `NoPE` and `Rotary` only: tables
             over displacements start at 0.
         backend: "banded" (exact, memory linear in T + S, no dropout), "triton" (one fused CUDA kernel, head_dim 64 and
-            128, no key_padding_mask), "reference" (dense, T·S memory, float32) or "auto": banded where it serves, else
-            the reference up to 2**28 scores (B·H·T·S).
+            128, no key_padding_mask), "reference" (dense, T·S memory, float32) or "auto": on CUDA triton for several
+            queries with a table or bias that it serves, once it has given the reference's numbers on this device;
+            else banded; for what banded refuses the reference up to 2**28 scores (B·H·T·S).
         softmax_scale: factor on q·k + r·p; None: 1/√D.
         dropout: probability with which an attention weight is dropped; apply it in training only.
         key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks).
@@ -82,7 +79,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
 
             return slot_attention(terms, v, mask, query_offset, scale)
         terms = _terms(position, q, k, mask.query_offset, relative_states)
-        match _chosen(backend, terms, mask, dropout):
+        match chosen_backend(backend, terms, mask, scale, dropout):
             case "banded":
                 from wavepos.attention.banded import banded_attention
 
@@ -134,33 +131,6 @@ def _autocast_dtype(device: str) -> torch.dtype | None:
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def _chosen(
-    backend: Backend, terms: ScoreTerms, mask: Mask, dropout: float
-) -> Literal["banded", "triton", "reference"]:
-    """The rule of "auto", and the refusals of a backend that is named."""
-    from wavepos.attention.banded import banded_refusal
-
-    if backend in ("triton", "reference"):
-        return backend
-    refusal = (
-        f"backend='banded' has no dropout on attention weights, got dropout={dropout}; use dropout=0.0 or "
-        "backend='reference'"
-        if dropout > 0.0
-        else banded_refusal(terms, mask)
-    )
-    if refusal is None:
-        return "banded"
-    scores = terms.q_BHTD.shape[0] * terms.q_BHTD.shape[1] * mask.num_queries * mask.num_keys
-    if backend == "banded":
-        raise ValueError(refusal)
-    if scores > REFERENCE_LIMIT:
-        raise ValueError(
-            f"{refusal}. backend='auto' takes the dense reference up to {REFERENCE_LIMIT} scores, and this call has "
-            f"{scores}; backend='reference' computes it all the same"
-        )
-    return "reference"
 
 
 def _terms(position: Position, q: Tensor, k: Tensor, query_offset: int, relative_states: Tensor | None) -> ScoreTerms:

@@ -65,7 +65,8 @@ def triton_attention(
         ValueError: the kernel does not serve the call; the message says why.
         ImportError: triton is not installed.
     """
-    _check(terms, mask, softmax_scale, dropout)
+    if refusal := triton_refusal(terms, mask, softmax_scale, dropout):
+        raise ValueError(refusal)
     table = terms.table
     if table is not None and terms.relative_scale is not None:  # the kernel applies softmax_scale to all of a score
         table = table * (terms.relative_scale / softmax_scale)
@@ -85,7 +86,12 @@ def triton_attention(
     return out
 
 
-def _check(terms: ScoreTerms, mask: Mask, softmax_scale: float, dropout: float) -> None:
+def triton_refusal(terms: ScoreTerms, mask: Mask, softmax_scale: float, dropout: float) -> str | None:
+    """Why the kernel cannot compute these terms; None where it can.
+
+    Raises:
+        ImportError: triton is not installed.
+    """
     q, k, table, bias = terms.q_BHTD, terms.k_BGSD, terms.table, terms.bias_HR
     interpreted = _kernels().INTERPRETED
     dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
@@ -108,9 +114,7 @@ def _check(terms: ScoreTerms, mask: Mask, softmax_scale: float, dropout: float) 
             bias is not None and bias.requires_grad and terms.tail == "none"
         ),
     }
-    for refusal, holds in refusals.items():
-        if holds:
-            raise ValueError(f"backend='triton' {refusal}")
+    return next((f"backend='triton' {refusal}" for refusal, holds in refusals.items() if holds), None)
 
 
 def _kernels() -> ModuleType:

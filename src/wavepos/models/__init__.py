@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from wavepos.models.baevski_auli import BaevskiAuliConfig, BaevskiAuliForCausalLM, baevski_auli_config
+from wavepos.models.convert import from_llama
 from wavepos.models.llama import (
     WaveposLlamaForCausalLM,
     WaveposLlamaForSequenceClassification,
@@ -25,5 +26,6 @@ __all__ = [
     "WaveposLlamaForSequenceClassification",
     "WaveposLlamaModel",
     "baevski_auli_config",
+    "from_llama",
     "llama_config",
 ]

@@ -191,6 +191,7 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         return_dict: bool = True,
+        cache_position: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Loss or logits.
 
@@ -203,6 +204,7 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
             use_cache: make a cache if none is given.
             logits_to_keep: logits of that many last positions only; 0: of all.
             return_dict: outputs are always named; False is refused.
+            cache_position: handed over by early versions of transformers 5; not read, for the cache knows its slots.
 
         Returns:
             loss (mean nats a target) if labels are given, else logits: log p, float32 [B,T,V].

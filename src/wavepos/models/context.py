@@ -11,6 +11,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
 
+PACKED_WITH_CACHE = (
+    "packed rows (position_ids that begin again) cannot be read into a cache, for later tokens would see every "
+    "document: give use_cache=False and no past_key_values"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
@@ -44,13 +49,12 @@ def read_context(
     offset = _query_offset(past_key_values)
     mask = _key_padding_mask(attention_mask, batch, offset, length, past_key_values)
     documents = None
-    if position_ids is not None and length > 1 and isinstance(offset, int):
+    unseen = torch.compiler.is_compiling() and past_key_values is not None  # a graph cannot look, a cache has no packs
+    if position_ids is not None and length > 1 and not unseen:
+        assert isinstance(offset, int)
         documents = _documents(_checked_positions(position_ids, batch, length), mask, offset)
         if documents is not None and past_key_values is not None:
-            raise ValueError(
-                "packed rows (position_ids that begin again) cannot be read into a cache, for later tokens would see "
-                "every document: give use_cache=False and no past_key_values"
-            )
+            raise ValueError(PACKED_WITH_CACHE)
     return Context(query_offset=offset, key_padding_mask=_needed(mask, offset), document_ids=documents)
 
 

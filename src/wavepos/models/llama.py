@@ -8,140 +8,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_layers import GenericForSequenceClassification, GradientCheckpointingLayer
+from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from wavepos.attention import attention, attention_map
-from wavepos.models.context import Context, padded_to_cache, read_context
+from wavepos.models.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
 from wavepos.models.llama_config import WaveposLlamaConfig
+from wavepos.models.llama_layers import RelativeProjection, WaveposLlamaDecoderLayer
 from wavepos.models.remote_code import AUTO_MAP, write_remote_code
-from wavepos.positions import LearnedRelativeConfig, NoPE, Position, Rotary, build_position, parse_position
+from wavepos.positions import Position, Rotary, build_position, parse_position
 
 IGNORED_LABEL = -100
 _LOSS_CHUNK = 1024
-
-
-class WaveposLlamaAttention(nn.Module):
-    """Llama's attention with `wavepos.attention` on every path.
-
-    Args:
-        config: the model's.
-        layer_idx: of the layer in the cache.
-        position: the method; layers may share it.
-    """
-
-    def __init__(self, config: WaveposLlamaConfig, layer_idx: int, position: Position) -> None:
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        width, head_dim = config.hidden_size, config.head_dim
-        heads, groups, bias = config.num_attention_heads, config.num_key_value_heads, config.attention_bias
-        self.q_proj = nn.Linear(width, heads * head_dim, bias=bias)
-        self.k_proj = nn.Linear(width, groups * head_dim, bias=bias)
-        self.v_proj = nn.Linear(width, groups * head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * head_dim, width, bias=bias)
-        self.position = position
-        parsed = parse_position(config.position)
-        self.r_proj: nn.Linear | None = None
-        if isinstance(parsed, LearnedRelativeConfig):
-            self.r_proj = nn.Linear(width, heads * parsed.relative_dim, bias=bias)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        *,
-        attention_mask: Tensor | None,
-        document_ids: Tensor | None,
-        query_offset: int | Tensor,
-        past_key_values: Cache | None = None,
-        output_attentions: bool = False,
-        is_causal: bool | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attention over a batch's hidden states [B,T,C], and its weights [B,H,T,S] where asked for.
-
-        Raises:
-            ValueError: context or tensor parallelism that would change the positional term.
-        """
-        if is_causal is not None:  # what the hooks of context parallelism set when they take the mask away
-            raise ValueError(
-                "context parallelism is not served: a shard of the sequence does not know its displacements. "
-                "Shard the batch or the weights (DDP, FSDP, tensor parallelism)"
-            )
-        q, k, v = (
-            proj(hidden_states).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        self._check_heads(q.shape[1])
-        position = self.position
-        if isinstance(position, Rotary) and not position.follows_length:  # rotated once, kept rotated
-            limit = _num_slots(past_key_values, query_offset, q.shape[2])
-            q, k = position.rotated(q, query_offset, limit), position.rotated(k, query_offset, limit)
-            position = NoPE()
-        if past_key_values is not None:
-            slots = torch.arange(q.shape[2], device=q.device) + query_offset
-            k, v = past_key_values.update(k, v, self.layer_idx, {"cache_position": slots})
-            if isinstance(query_offset, int):  # a static cache holds empty slots too
-                k, v = k[:, :, : query_offset + q.shape[2]], v[:, :, : query_offset + q.shape[2]]
-        relative_states = None
-        if self.r_proj is not None:
-            relative_states = self.r_proj(hidden_states).unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
-        given: dict[str, Any] = {
-            "position": position,
-            "key_padding_mask": attention_mask,
-            "document_ids": document_ids,
-            "query_offset": query_offset,
-            "relative_states": relative_states,
-        }
-        weights = attention_map(q, k, **given) if output_attentions else None
-        out = attention(
-            q,
-            k,
-            v,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            backend="reference" if self.config._attn_implementation == "eager" else "auto",
-            **given,
-        )
-        return self.o_proj(out.transpose(1, 2).flatten(2)), weights
-
-    def _check_heads(self, heads: int) -> None:
-        """Under tensor parallelism a rank holds some heads; only methods that treat all alike do not care which."""
-        all_alike = self.position.shared_by_layers and self.config.position["method"] != "alibi"
-        if heads != self.config.num_attention_heads and not all_alike:
-            raise ValueError(
-                f"tensor parallelism is served for methods that are the same for every head (nope, rotary, wavelet "
-                f"without query_bias), got {self.config.position['method']!r} with {heads} of "
-                f"{self.config.num_attention_heads} heads here"
-            )
-
-
-class WaveposLlamaDecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transformers is untyped here
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, config: WaveposLlamaConfig, layer_idx: int, position: Position) -> None:
-        super().__init__()
-        self.self_attn = WaveposLlamaAttention(config, layer_idx, position)
-        self.mlp = LlamaMLP(config)
-        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        context: Context,
-        past_key_values: Cache | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        attended, weights = self.self_attn(
-            self.input_layernorm(hidden_states),
-            attention_mask=context.key_padding_mask,
-            document_ids=context.document_ids,
-            query_offset=context.query_offset,
-            past_key_values=past_key_values,
-            output_attentions=output_attentions,
-        )
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), weights
+_PACKING = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
+_SAID_ELSEWHERE = _PACKING | {"cache_position", "token_type_ids", "num_items_in_batch"}
 
 
 class WaveposLlamaPreTrainedModel(PreTrainedModel):  # type: ignore[misc] # transformers is untyped here
@@ -160,11 +40,14 @@ class WaveposLlamaPreTrainedModel(PreTrainedModel):  # type: ignore[misc] # tran
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Position):
-            with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
-                module.reset_parameters()
-        else:
+        if not isinstance(module, Position | RelativeProjection):
             super()._init_weights(module)
+            return
+        with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
+            if isinstance(module, Position):
+                module.reset_parameters()
+            else:
+                super()._init_weights(module)
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *_: Any, **__: Any) -> str:
         if attn_implementation not in (None, "sdpa", "eager"):
@@ -173,6 +56,10 @@ class WaveposLlamaPreTrainedModel(PreTrainedModel):  # type: ignore[misc] # tran
                 f"dense reference), got {attn_implementation!r}: other kernels would leave the positional term out"
             )
         return attn_implementation or "sdpa"
+
+    def set_attn_implementation(self, attn_implementation: str, *_: Any, **__: Any) -> None:
+        """Take "sdpa" or "eager" from now on (transformers' own does nothing for models with their own attention)."""
+        self.config._attn_implementation = self._check_and_adjust_attn_implementation(attn_implementation)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """transformers' own; the directory can also be loaded with trust_remote_code=True (see `remote_code`)."""
@@ -221,27 +108,29 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
             output_attentions: return every layer's weights [B,H,T,S], dense.
             output_hidden_states: return the input of every layer and the last norm's output.
             return_dict: named outputs; None: the config's.
-            kwargs: what Trainer and collators add for other kernels; cu_seq_lens without position_ids is refused.
+            kwargs: what Trainer, tokenizers and collators add for other models and say here by other means: lengths of
+                packed rows (refused without position_ids), cache_position, token_type_ids, num_items_in_batch.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
+        if unknown := sorted(set(kwargs) - _SAID_ELSEWHERE):
+            raise TypeError(f"{type(self).__name__} takes no argument {unknown[0]!r}")
         if kwargs.get("cu_seq_lens_q") is not None and position_ids is None:
             raise ValueError("packed rows are told apart by position_ids, got cu_seq_lens_q without them")
         hidden_states: Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        context = read_context(hidden_states, attention_mask, position_ids, past_key_values)
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and context.document_ids is None
-        if use_cache and self.training and self.gradient_checkpointing:
+        if self.training and self.gradient_checkpointing:  # the second forward pass would fill a cache again
             use_cache, past_key_values = False, None
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-            context = read_context(hidden_states, attention_mask, position_ids, past_key_values)
+        context = read_context(hidden_states, attention_mask, position_ids, past_key_values)
+        if past_key_values is None:
+            past_key_values = self._new_cache(use_cache, context)
         if output_attentions is None:
-            output_attentions = bool(getattr(self.config, "output_attentions", False))
+            output_attentions = bool(self.config.output_attentions)
         if output_hidden_states is None:
-            output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
+            output_hidden_states = bool(self.config.output_hidden_states)
+        layers: Any = self.layers
+        _check_padding(layers[0].self_attn.position, context)
         states, maps = [hidden_states], []
-        for layer in self.layers:
+        for layer in layers:
             hidden_states, weights = layer(
                 hidden_states, context, past_key_values=past_key_values, output_attentions=output_attentions
             )
@@ -256,6 +145,13 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
         )
         named = self.config.return_dict if return_dict is None else return_dict
         return outputs if named else outputs.to_tuple()
+
+    def _new_cache(self, use_cache: bool | None, context: Context) -> Cache | None:
+        if use_cache and context.document_ids is not None:
+            raise ValueError(PACKED_WITH_CACHE)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and context.document_ids is None
+        return DynamicCache(config=self.config) if use_cache else None
 
 
 @final
@@ -352,21 +248,28 @@ class WaveposLlamaForSequenceClassification(
     """Llama with a linear score on the last token that is not padding."""
 
 
-def _num_slots(past_key_values: Cache | None, query_offset: int | Tensor, length: int) -> int:
-    """Positions that this call can meet, known without the device."""
-    if isinstance(query_offset, int) or past_key_values is None:
-        return length
-    return int(past_key_values.get_mask_sizes(length, 0)[0])
+def _check_padding(position: Position, context: Context) -> None:
+    """Refuse left padding where it would change the frequencies of a rotary scaling that follows the length."""
+    mask = context.key_padding_mask
+    if not isinstance(position, Rotary) or not position.follows_length or mask is None:
+        return
+    slots, fewest = mask.shape[1], int(mask.sum(1).min())
+    if not torch.equal(position.frequencies(slots)[0], position.frequencies(fewest)[0]):
+        raise ValueError(
+            f"left padding is not served where it changes the frequencies of {type(position.config.scaling).__name__}: "
+            f"a row of {fewest} tokens is padded to {slots}; give rows of one length, or one at a time"
+        )
 
 
 def _positions(config: WaveposLlamaConfig) -> list[Position]:
-    """One a layer: the same for all where it holds nothing that a layer would learn for itself."""
+    """One a layer, the same object where it learns nothing: sharded layers share no parameters."""
     parsed = parse_position(config.position)
 
     def built() -> Position:
         return build_position(parsed, head_dim=config.head_dim, num_heads=config.num_attention_heads)
 
-    first = built()
-    if first.shared_by_layers:
-        return [first] * config.num_hidden_layers
-    return [first, *(built() for _ in range(config.num_hidden_layers - 1))]
+    with torch.random.fork_rng(devices=[]):
+        first = built()
+        if next(first.parameters(), None) is None:
+            return [first] * config.num_hidden_layers
+        return [first, *(built() for _ in range(config.num_hidden_layers - 1))]

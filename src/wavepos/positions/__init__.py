@@ -118,6 +118,7 @@ __all__ = [
     "Position",
     "PositionConfig",
     "Rotary",
+    "RotaryConfig",
     "ScoreTerms",
     "ShawRelative",
     "T5Bias",

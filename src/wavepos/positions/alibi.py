@@ -44,6 +44,7 @@ class ALiBi(Position):
     """
 
     shared_by_layers = True
+    per_head = True
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()

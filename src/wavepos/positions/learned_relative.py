@@ -42,6 +42,7 @@ class LearnedRelative(ReadsRelativeStates):
     """
 
     shared_by_layers = False
+    per_head = True
 
     def __init__(self, relative_dim: int = 16, extent: int = 1024) -> None:
         super().__init__()

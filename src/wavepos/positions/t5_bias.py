@@ -55,6 +55,7 @@ class T5Bias(Position):
     """
 
     shared_by_layers = True
+    per_head = True
 
     def __init__(self, num_heads: int, num_buckets: int = 32, max_distance: int = 128) -> None:
         super().__init__()

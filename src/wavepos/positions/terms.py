@@ -57,6 +57,9 @@ class Position(nn.Module, ABC):
     needs_table: bool = True
     """Whether scores hold a term over displacements (False: NoPE and Rotary)."""
 
+    per_head: bool = False
+    """Whether it holds something for each query head, so that a device with some of the heads must know which."""
+
     rotates: bool = False
     """Whether q and k themselves depend on where they stand (Rotary)."""
 

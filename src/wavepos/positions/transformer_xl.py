@@ -44,6 +44,7 @@ class TransformerXLRelative(Position):
     """
 
     shared_by_layers = False
+    per_head = True
 
     def __init__(self, head_dim: int, num_heads: int, sinusoid_dim: int | None = None) -> None:
         super().__init__()

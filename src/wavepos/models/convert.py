@@ -1,0 +1,126 @@
+"""A trained RoPE Llama's weights in our family, with its own rotation or another positional method."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+
+from wavepos.models.llama import WaveposLlamaForCausalLM
+from wavepos.models.llama_config import WaveposLlamaConfig
+from wavepos.positions import RotaryConfig, parse_position, position_dict
+
+logger = logging.getLogger(__name__)
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "attention_bias",
+    "mlp_bias",
+    "attention_dropout",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "tie_word_embeddings",
+)
+
+
+def from_llama(
+    source: str | Path | PreTrainedModel,
+    position: str | Mapping[str, Any] = "wavelet",
+    *,
+    dtype: torch.dtype | str = "auto",
+) -> WaveposLlamaForCausalLM:
+    """A Llama's weights with another positional method; what was changed is logged as a warning.
+
+    With "rotary" the model computes what the Llama computes. With any other method its attention has lost the
+    positions it was trained with: train it on (README, "Convert a Llama").
+
+    Args:
+        source: directory or hub name of a Llama checkpoint, or a `LlamaForCausalLM`.
+        position: a method's name or JSON object; "rotary" alone takes θ and the scaling of the Llama.
+        dtype: of the weights, where source is a path; "auto": as they are saved.
+
+    Returns:
+        The model; learned parameters of the method hold their starting values.
+
+    Raises:
+        ValueError: no Llama, a rotation that is not served, or weights that do not fit.
+    """
+    path = None if isinstance(source, PreTrainedModel) else str(source)
+    theirs: Any = AutoConfig.from_pretrained(path) if path is not None else source.config  # type: ignore[union-attr]
+    config = converted_config(theirs, position)
+    loading: dict[str, Any] = {"config": config, "output_loading_info": True}
+    if isinstance(source, PreTrainedModel):
+        loading |= {"state_dict": dict(source.state_dict()), "dtype": source.dtype}
+    else:
+        loading["dtype"] = dtype
+    model, info = WaveposLlamaForCausalLM.from_pretrained(path, **loading)
+    if isinstance(source, PreTrainedModel):
+        model.generation_config = source.generation_config
+    new = sorted(info["missing_keys"])
+    wrong = [key for key in new if ".position." not in key and ".r_proj." not in key]
+    if wrong or info["unexpected_keys"]:
+        raise ValueError(
+            f"source's weights are not a Llama's: missing {wrong[:3]}, unexpected {sorted(info['unexpected_keys'])[:3]}"
+        )
+    logger.warning(_changes(path or type(source).__name__, theirs, config, model, new))
+    return model  # type: ignore[no-any-return] # transformers is untyped here
+
+
+def converted_config(config: PreTrainedConfig, position: str | Mapping[str, Any]) -> WaveposLlamaConfig:
+    """The config of our family with a Llama's sizes.
+
+    Raises:
+        ValueError: not a Llama's config, or a rotation of a part of the head.
+    """
+    if config.model_type != "llama":
+        raise ValueError(f"source must be a model of type 'llama', got {config.model_type!r}")
+    sizes = {name: getattr(config, name) for name in _SIZES}
+    if position == "rotary":
+        position = position_dict(_rotation(config))
+    return WaveposLlamaConfig(**sizes, position=position)
+
+
+def _rotation(config: PreTrainedConfig) -> RotaryConfig:
+    """θ and scaling of a Llama's `rope_parameters`."""
+    parameters = dict(config.rope_parameters)
+    rope_type, theta = parameters.pop("rope_type", "default"), parameters.pop("rope_theta")
+    parameters.pop("type", None)
+    if parameters.pop("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError("source rotates a part of each head (partial_rotary_factor), which is not served")
+    fields: dict[str, Any] = {"method": "rotary", "theta": float(theta)}
+    if rope_type != "default":
+        if rope_type == "dynamic":
+            parameters.setdefault("max_position_embeddings", config.max_position_embeddings)
+            parameters.pop("original_max_position_embeddings", None)
+        elif rope_type in ("yarn", "longrope"):
+            parameters.setdefault("original_max_position_embeddings", config.max_position_embeddings)
+            if rope_type == "longrope":
+                trained = parameters["original_max_position_embeddings"]
+                parameters.setdefault("factor", config.max_position_embeddings / trained)
+        fields["scaling"] = {"rope_type": rope_type, **parameters}
+    parsed = parse_position(fields)
+    assert isinstance(parsed, RotaryConfig)
+    return parsed
+
+
+def _changes(name: str, theirs: Any, config: WaveposLlamaConfig, model: Any, new: list[str]) -> str:
+    taken = sum(1 for key in model.state_dict() if key not in new)
+    told = f"from_llama: {taken} tensors of {name} taken over; position: {theirs.rope_parameters} -> {config.position}"
+    learned = f"; starting values: {', '.join(new[:3])}{' …' if len(new) > 3 else ''}" if new else ""
+    if config.position == position_dict(_rotation(theirs)):
+        return f"{told}{learned}; nothing else changed"
+    return f"{told}{learned}; the weights were trained with other positions: train on before use"

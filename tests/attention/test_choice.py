@@ -1,0 +1,112 @@
+"""The rule of "auto": the fused kernel on a GPU that has proven it, then banded, then the reference."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from wavepos import ALiBi, NoPE, T5Bias, TransformerXLRelative, Wavelet, attention
+from wavepos.attention import choice
+from wavepos.attention.choice import chosen_backend
+from wavepos.attention.mask import Mask
+from wavepos.positions import Position
+
+pytest.importorskip("triton", reason="triton is not installed")
+from wavepos.attention import triton as fused
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+WAVELET = Wavelet(64, scales=(1.0, 2.0))
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a GPU; the kernel runs under Triton's interpreter where there is none."""
+    monkeypatch.setattr(choice, "_on_gpu", lambda q: True)
+    choice._prove.cache_clear()
+    yield
+    choice._prove.cache_clear()
+
+
+def chosen(position: Position, queries: int = 20, backend: Any = "auto", dropout: float = 0.0, **mask: Any) -> str:
+    q = torch.randn(1, 2, queries, 64, device=DEVICE)
+    k = torch.randn(1, 2, mask.get("query_offset", 0) + queries, 64, device=DEVICE)
+    terms = position.terms(q, k, q_offset=mask.get("query_offset", 0))
+    call = Mask(num_queries=queries, num_keys=k.shape[2], **mask)
+    return chosen_backend(backend, terms, call, 0.125, dropout)
+
+
+def test_a_cpu_takes_banded_and_the_reference_for_dropout() -> None:
+    if DEVICE.type == "cuda":
+        pytest.skip("this is what a CPU takes")
+    assert chosen(WAVELET) == "banded"
+    assert chosen(WAVELET, dropout=0.1) == "reference"
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_gpu_takes_the_kernel_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "proven", lambda *_: True)
+    assert chosen(WAVELET) == "triton"
+    assert chosen(T5Bias(2, num_buckets=8, max_distance=9)) == "triton"
+    assert chosen(ALiBi(2)) == "triton"
+    assert chosen(NoPE()) == "banded"
+    assert chosen(WAVELET, queries=1, query_offset=40) == "banded"
+    assert chosen(TransformerXLRelative(64, 2)) == "banded"
+    padding = torch.ones(1, 20, dtype=torch.bool, device=DEVICE)
+    assert chosen(WAVELET, key_padding_BS=padding) == "banded"
+    assert chosen(WAVELET, dropout=0.1) == "reference"
+    assert chosen(WAVELET, backend="banded") == "banded"
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_without_triton_a_gpu_takes_banded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> str:
+        raise ImportError("backend='triton' needs the package triton: pip install triton")
+
+    monkeypatch.setattr(fused, "triton_refusal", missing)
+    assert chosen(WAVELET) == "banded"
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_kernel_proves_itself_once_and_is_then_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "PROOF_LENGTH", 75)
+    monkeypatch.setattr(choice, "PROOF_TABLE", 33)
+    generator_state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choice.proven(DEVICE, torch.float32, 64)
+    assert torch.equal(torch.get_rng_state(), generator_state)
+    monkeypatch.setattr(choice, "_proof", None)  # asked no second time
+    assert chosen(WAVELET) == "triton"
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("fault", ["wrong", "nan", "fails"])
+def test_a_kernel_that_is_off_is_not_taken_and_said_so(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "PROOF_LENGTH", 75)
+    monkeypatch.setattr(choice, "PROOF_TABLE", 33)
+    real = fused.triton_attention
+
+    def faulty(terms: Any, v: Any, *rest: Any) -> Any:
+        if fault == "fails":
+            raise RuntimeError("out of resource: shared memory")
+        out = real(terms, v, *rest)
+        return out + (torch.nan if fault == "nan" else 0.01 * v.repeat_interleave(2, 1))
+
+    monkeypatch.setattr(fused, "triton_attention", faulty)
+    message = "shared memory" if fault == "fails" else "it is off by"
+    with pytest.warns(RuntimeWarning, match=f"does not work on {DEVICE} .*{message}.* takes 'banded'"):
+        assert chosen(WAVELET) == "banded"
+    assert chosen(WAVELET) == "banded"  # the warning came once
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_choice_traces_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "PROOF_LENGTH", 75)
+    monkeypatch.setattr(choice, "PROOF_TABLE", 33)
+    torch.compiler.reset()
+    q, k = torch.randn(1, 2, 40, 64, device=DEVICE), torch.randn(1, 2, 40, 64, device=DEVICE)
+    call = torch.compile(lambda: attention(q, k, k, position=WAVELET), fullgraph=True, backend="eager")
+    expected = attention(q, k, k, position=WAVELET, backend="reference")
+    torch.testing.assert_close(call(), expected, atol=1e-5, rtol=1e-4)
