@@ -113,7 +113,9 @@ class Train:
             given["warmup_steps"] = min(base.warmup_steps, given["steps"] // 10)
         config = dataclasses.replace(base, **given)
         if self.dry_run:
-            _print_plan(config, devices)
+            from wavepos.memory import print_plan
+
+            print_plan(config, devices)
             return
         from wavepos.data import prepare
         from wavepos.training_processes import leave
@@ -325,25 +327,6 @@ def _position_json(method: str) -> str | dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"method must be a name or a JSON object, got {method!r}: {error}") from error
     return parsed
-
-
-def _print_plan(config: Any, devices: int) -> None:
-    from wavepos.memory import memory_plan, planned_vocabulary
-
-    vocab_size, whose = planned_vocabulary(config.tokenizer)
-    plan = memory_plan(config, vocab_size, devices)
-    console.print_json(json.dumps(dataclasses.asdict(config)))
-    if whose is not None:
-        console.print(f"Vocabulary: taken as {whose} {vocab_size:,}; without data it cannot be counted.")
-    blocks, accumulation = config.micro_batch(devices)
-    console.print(f"Parameters: {int(plan.pop('parameters')):,}")
-    console.print(
-        f"An update: {devices} device(s) × {accumulation} pass(es) × {blocks} blocks × {config.seq_len} tokens"
-    )
-    table = Table("memory of a device", "GiB")
-    for name, gib in plan.items():
-        table.add_row(name, f"{gib:.2f}")
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """A memory plan for a training run, made without data, weights or a device."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from wavepos.console import console
 from wavepos.data.tokenization import BPE, Saved, load_tokenizer, parse_tokenizer
 from wavepos.models.context import read_context
 from wavepos.train import build_model
@@ -72,6 +76,24 @@ def planned_vocabulary(spec: str) -> tuple[int, str | None]:
             return LLAMA2_VOCABULARY, "Llama-2's"
         case _:
             return WIKITEXT103_VOCABULARY, "WikiText-103's"
+
+
+def print_plan(config: TrainConfig, devices: int) -> None:
+    """Print the whole config, the parameters and the memory plan of one of that many devices."""
+    vocab_size, whose = planned_vocabulary(config.tokenizer)
+    plan = memory_plan(config, vocab_size, devices)
+    console.print_json(json.dumps(dataclasses.asdict(config)))
+    if whose is not None:
+        console.print(f"Vocabulary: taken as {whose} {vocab_size:,}; without data it cannot be counted.")
+    blocks, accumulation = config.micro_batch(devices)
+    console.print(f"Parameters: {int(plan.pop('parameters')):,}")
+    console.print(
+        f"An update: {devices} device(s) × {accumulation} pass(es) × {blocks} blocks × {config.seq_len} tokens"
+    )
+    table = Table("memory of a device", "GiB")
+    for name, gib in plan.items():
+        table.add_row(name, f"{gib:.2f}")
+    console.print(table)
 
 
 def _activations(model: Any, hidden: Tensor, checkpointing: bool) -> int:
