@@ -16,8 +16,8 @@ test: $(SETUP)
 	$(BIN)/python -m pytest -q
 
 lint: $(SETUP)
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
 
 $(SETUP): pyproject.toml constraints.txt

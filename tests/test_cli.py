@@ -66,6 +66,18 @@ def test_a_dry_run_of_the_papers_model_needs_no_data(wavepos: Callable[..., Done
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_of_seven_billion_plans_for_many_gpus(wavepos: Callable[..., Done], tmp_path: Path) -> None:
+    command = ["train", "--method", "wavelet", "--model", "llama", "--size", "7b", "--dry-run", "--devices", "8"]
+    whole, shared = wavepos(*command), wavepos(*command, "--sharding", "fsdp", "--gradient-checkpointing")
+    for done in (whole, shared):
+        assert done.status == 0, done.output
+        assert "Parameters: 6,738,415,616" in done.output
+        assert "8 device(s) × 1 pass(es) × 1 blocks × 4096 tokens" in done.output
+    assert re.search(r"weights\s+│\s+25\.10", whole.output)
+    assert re.search(r"weights\s+│\s+3\.14", shared.output)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,6 +87,12 @@ def test_a_dry_run_of_the_papers_model_needs_no_data(wavepos: Callable[..., Done
         (("train", "--method", "nope", "--corpus", "books"), "corpus must be one of stdlib"),
         (("train", "--method", "nope", "--corpus", "text:no/such/file"), "no such file or folder: no/such/file"),
         (("train", "--method", "nope", "--tokenizer", "bpe:5"), "vocab_size of a BPE must be at least 257, got 5"),
+        (
+            ("train", "--method", "nope", "--model", "llama", "--size", "paper"),
+            "one of tiny, small, 1b, 7b for model llama",
+        ),
+        (("train", "--method", "nope", "--devices", "8"), "devices takes at least 1, with --dry-run, got 8"),
+        (("train", "--method", "nope", "--sharding", "fsdp"), "sharding='fsdp' is served for model llama"),
         (("eval", "nowhere"), "no run.json in nowhere"),
         (("generate", "nowhere", "--temperature", "-1"), "temperature must be at least 0, got -1.0"),
         (("demo", "--seeds", "0"), "seeds must be at least 1, got 0"),
@@ -88,12 +106,15 @@ def test_wrong_input_is_one_clear_line(arguments: tuple[str, ...], message: str,
     assert "Traceback" not in done.output
 
 
-def test_train_eval_and_generate_on_a_text_of_ones_own(wavepos: Callable[..., Done], tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["baevski-auli", "llama"])
+def test_train_eval_and_generate_on_a_text_of_ones_own(
+    model: str, wavepos: Callable[..., Done], tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     lines = [" ".join(rng.choice(["wave", "near", "far"], size=8)) for _ in range(300)]
     (tmp_path / "own.txt").write_text("\n".join(lines), encoding="utf-8")
     options = ["--tokenizer", "bpe:280", "--seq-len", "16", "--steps", "8", "--batch-tokens", "64"]
-    options += ["--out", "run", "--corpus", "text:own.txt"]
+    options += ["--out", "run", "--corpus", "text:own.txt", "--model", model]
     method = '{"method": "wavelet", "query_bias": "recency"}'
     done = wavepos("train", "--method", method, *options)
     assert done.status == 0, done.output

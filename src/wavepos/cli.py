@@ -13,9 +13,7 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from wavepos.console import console, progress
-
-WIKITEXT103_VOCABULARY = 267_735
+from wavepos.console import console, is_first_process, progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,20 +53,21 @@ class Demo:
 class Train:
     """Train a model with a positional method on a corpus. The same command again resumes, or finds it finished.
 
-    What is not given follows from the size: "paper" is the paper's whole recipe (A.7).
+    What is not given follows from the size: "paper" is the paper's whole recipe (A.7), a Llama's "7b" that of A.8.
+    Processes that torchrun starts train together.
     """
 
     method: str
     """nope, rotary, alibi, t5, shaw, transformer_xl, learned_relative, wavelet, or a JSON object such as
     '{"method": "rotary", "theta": 5e5}'."""
-    model: Literal["baevski-auli"] = "baevski-auli"
+    model: Literal["baevski-auli", "llama"] = "baevski-auli"
     """The family of the model."""
-    size: Literal["tiny", "small", "paper"] = "tiny"
-    """tiny (minutes on a CPU), small (minutes on a GPU), paper (247M parameters)."""
+    size: Literal["tiny", "small", "paper", "1b", "7b"] = "tiny"
+    """tiny (minutes on a CPU), small (minutes on a GPU), baevski-auli's paper (247M parameters), llama's 1b and 7b."""
     corpus: str = "stdlib"
     """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[.gz|.xz|.zst] | hf:NAME[/CONFIG]"""
     out: Path | None = None
-    """Run directory; by default runs/SIZE-METHOD-CORPUS-SEED."""
+    """Run directory; by default runs/[llama-]SIZE-METHOD-CORPUS-SEED."""
     tokenizer: str | None = None
     """bpe:SIZE, words, or file:DIR of a saved tokenizer."""
     max_tokens: int | None = None
@@ -89,31 +88,42 @@ class Train:
     """Updates until it is reached."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
     """auto: bf16 where the hardware multiplies it."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input only and compute the layer again in the backward pass."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """fsdp: every GPU keeps its share of the weights, gradients and optimizer state."""
     seed: int | None = None
     """Of the initial weights, the order of the data and dropout."""
     save_every: int | None = None
     """Updates between checkpoints."""
     dry_run: bool = False
     """Print the whole config, the parameters and a memory plan; train nothing, read no data."""
+    devices: int | None = None
+    """Devices to plan for in a dry run; otherwise torchrun's."""
 
     def run(self) -> None:
         from wavepos.train import recipe, train
 
+        devices = self._num_devices()
         position = _position_json(self.method)
-        base = recipe(self.size, corpus=self.corpus, position=position)
-        known = {field.name for field in dataclasses.fields(base)} - {"size", "corpus", "position"}
+        base = recipe(self.size, corpus=self.corpus, position=position, model=self.model, num_devices=devices)
+        known = {field.name for field in dataclasses.fields(base)} - {"model", "size", "corpus", "position"}
         given = {name: getattr(self, name) for name in known if getattr(self, name, None) is not None}
         if "steps" in given and "warmup_steps" not in given:
             given["warmup_steps"] = min(base.warmup_steps, given["steps"] // 10)
         config = dataclasses.replace(base, **given)
         if self.dry_run:
-            _print_plan(config)
+            from wavepos.memory import print_plan
+
+            print_plan(config, devices)
             return
         from wavepos.data import prepare
+        from wavepos.training_processes import leave
 
         method = config.position["method"]
         corpus = "".join(c if c.isalnum() else "-" for c in self.corpus)
-        out = self.out or Path("runs") / f"{self.size}-{method}-{corpus}-{config.seed}"
+        family = "" if self.model == "baevski-auli" else f"{self.model}-"
+        out = self.out or Path("runs") / f"{family}{self.size}-{method}-{corpus}-{config.seed}"
         with progress("Reading the corpus") as update:
             data = prepare(
                 config.corpus,
@@ -125,7 +135,16 @@ class Train:
             record = train(
                 config, out, data, lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}" if loss else "")
             )
-        console.print(f"{record['parameters']:,} parameters, last loss {record['losses'][-1][1]:.3f}, in {out}")
+        leave()
+        if is_first_process():
+            console.print(f"{record['parameters']:,} parameters, last loss {record['losses'][-1][1]:.3f}, in {out}")
+
+    def _num_devices(self) -> int:
+        if self.devices is None:
+            return int(os.environ.get("WORLD_SIZE", "1"))
+        if self.devices < 1 or not self.dry_run:
+            raise ValueError(f"devices takes at least 1, with --dry-run, got {self.devices}: torchrun starts real ones")
+        return self.devices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +301,8 @@ def main() -> None:
     try:
         command.run()
     except KeyboardInterrupt as stop:
-        console.print(f"[yellow]Interrupted.[/] {stop or ''} The same command goes on from there.")
+        if is_first_process():
+            console.print(f"[yellow]Interrupted.[/] {stop or ''} The same command goes on from there.")
         sys.exit(130)
     except (ValueError, FileNotFoundError, ImportError) as error:
         if os.environ.get("WAVEPOS_TRACEBACK"):
@@ -307,27 +327,6 @@ def _position_json(method: str) -> str | dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"method must be a name or a JSON object, got {method!r}: {error}") from error
     return parsed
-
-
-def _print_plan(config: Any) -> None:
-    from wavepos.memory import memory_plan
-
-    kind, _, size = config.tokenizer.partition(":")
-    vocab_size = int(size) if kind == "bpe" else WIKITEXT103_VOCABULARY
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    plan = memory_plan(config, vocab_size, devices)
-    console.print_json(json.dumps(dataclasses.asdict(config)))
-    if kind != "bpe":
-        console.print(f"Vocabulary: taken as WikiText-103's {vocab_size:,}; without data it cannot be counted.")
-    blocks, accumulation = config.micro_batch(devices)
-    console.print(f"Parameters: {int(plan.pop('parameters')):,}")
-    console.print(
-        f"An update: {devices} device(s) × {accumulation} pass(es) × {blocks} blocks × {config.seq_len} tokens"
-    )
-    table = Table("memory of a device", "GiB")
-    for name, gib in plan.items():
-        table.add_row(name, f"{gib:.2f}")
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Progress on the console: a bar on a terminal, a line now and then where output goes to a file."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,11 @@ console = Console()
 LINE_EVERY_SECONDS = 10.0
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Update(Protocol):
     """Tell how far the work is: done of total (None: unknown), and a word on its state."""
 
@@ -21,6 +27,9 @@ class Update(Protocol):
 @contextmanager
 def progress(title: str) -> Iterator[Update]:
     """Show the progress of one piece of work while the block runs."""
+    if not is_first_process():
+        yield lambda done, total, note="": None
+        return
     with _bar(title) if console.is_terminal else _lines(title) as update:
         yield update
 

@@ -16,7 +16,8 @@ from wavepos.data import PreparedData, prepare
 from wavepos.evaluate import evaluate_protocols, perplexity_record, table_protocols
 from wavepos.positions import parse_position, position_dict
 from wavepos.provenance import environment, write_json
-from wavepos.train import TrainConfig, build_model, train, uses_bf16
+from wavepos.train import build_model, train
+from wavepos.training_config import TrainConfig, uses_bf16
 
 METHODS: dict[str, dict[str, Any]] = {
     "NoPE": {"method": "nope"},

@@ -1,52 +1,122 @@
 """A memory plan for a training run, made without data, weights or a device."""
 
+import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
-from wavepos.train import TrainConfig, build_model, uses_bf16
+from wavepos.console import console
+from wavepos.data.tokenization import BPE, Saved, load_tokenizer, parse_tokenizer
+from wavepos.models.context import read_context
+from wavepos.train import build_model
+from wavepos.training_config import TrainConfig, uses_bf16
 
 GIB = 2.0**30
 STATES = {"adamw": 2, "nag": 1}
+WIKITEXT103_VOCABULARY = 267_735
+LLAMA2_VOCABULARY = 32_000
+GATHERED_LAYERS = 2
+"""Layers that FSDP2 holds whole at once: the one at work and the one fetched ahead."""
 
 
 def memory_plan(config: TrainConfig, vocab_size: int, num_devices: int = 1) -> dict[str, float]:
     """What one device holds while it trains, in GiB, and the number of parameters.
 
-    Weights, gradients and optimizer states are float32 and exact. Activations are what autograd keeps of one forward
-    pass through the layers, counted on tensors without storage; in bf16 they are an estimate, for autocast keeps some
-    of them in float32. Logits are the float32 ones and their gradient.
+    Weights, gradients and optimizer states are float32 and exact: all of them on each device with DDP, which keeps the
+    gradients a second time in the buckets it sends, and an N-th with FSDP, which gathers what is at work: two layers,
+    embeddings and head in the precision of the matrix products, and their gradients. Without FSDP autocast keeps bf16
+    copies of the weights from the forward to the backward pass. Activations are what autograd keeps of one forward pass
+    through the layers, counted on tensors without storage; in bf16 they are an estimate from below, for autocast
+    keeps some of them in float32. Logits are the float32 ones and their gradient.
 
     Args:
         config: the run.
         vocab_size: V.
-        num_devices: devices that share the batch; every one holds all weights (DDP).
+        num_devices: devices that share the batch.
     """
     with torch.device("meta"):
         model: Any = build_model(config, vocab_size)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     blocks, _ = config.micro_batch(num_devices)
     dtype = torch.bfloat16 if uses_bf16(config.precision) else torch.float32
+    parameters = _count(model)
+    layers = model.layers if config.model == "baevski-auli" else model.model.layers
+    held = 4 * parameters / (num_devices if config.sharding == "fsdp" else 1)
+    first_band = vocab_size if config.model == "llama" or not model.config.cutoffs else model.config.cutoffs[0]
+    plan = {"weights": held, "gradients": held, "optimizer": STATES[config.optimizer] * held}
+    if config.sharding == "fsdp":
+        outside = parameters - sum(_count(layer) for layer in layers)
+        plan["gathered"] = 2 * dtype.itemsize * (outside + GATHERED_LAYERS * _count(layers[0]))
+    elif num_devices > 1:
+        plan["buckets"] = held
+    if config.sharding == "none" and dtype == torch.bfloat16:
+        plan["bf16 copies"] = 2 * parameters
     hidden = torch.empty(blocks, config.seq_len, model.config.hidden_size, device="meta", dtype=dtype)
-    activations = _kept_bytes(lambda: _through_layers(model.to(dtype).train(), hidden.requires_grad_()))
-    first_band = model.config.cutoffs[0] if model.config.cutoffs else vocab_size
-    plan = {
-        "weights": 4 * parameters / GIB,
-        "gradients": 4 * parameters / GIB,
-        "optimizer": 4 * STATES[config.optimizer] * parameters / GIB,
-        "activations": activations / GIB,
-        "logits": 2 * 4 * blocks * config.seq_len * first_band / GIB,
-    }
-    return {"parameters": float(parameters), **plan, "total": sum(plan.values())}
+    plan["activations"] = _activations(model.to(dtype).train(), hidden.requires_grad_(), config.gradient_checkpointing)
+    plan["logits"] = 2 * 4 * blocks * config.seq_len * first_band
+    in_gib = {name: size / GIB for name, size in plan.items()}
+    return {"parameters": float(parameters), **in_gib, "total": sum(in_gib.values())}
 
 
-def _through_layers(model: Any, hidden: Tensor) -> Tensor:
-    for index in range(len(model.layers)):
+def planned_vocabulary(spec: str) -> tuple[int, str | None]:
+    """Words of a tokenizer that may not be at hand, and whose they are if they could not be counted."""
+    match parse_tokenizer(spec):
+        case BPE(vocab_size=vocab_size):
+            return vocab_size, None
+        case Saved(folder=folder) if (Path(folder) / "tokenizer.json").is_file():
+            return len(load_tokenizer(folder)), None
+        case Saved():
+            return LLAMA2_VOCABULARY, "Llama-2's"
+        case _:
+            return WIKITEXT103_VOCABULARY, "WikiText-103's"
+
+
+def print_plan(config: TrainConfig, devices: int) -> None:
+    """Print the whole config, the parameters and the memory plan of one of that many devices."""
+    vocab_size, whose = planned_vocabulary(config.tokenizer)
+    plan = memory_plan(config, vocab_size, devices)
+    console.print_json(json.dumps(dataclasses.asdict(config)))
+    if whose is not None:
+        console.print(f"Vocabulary: taken as {whose} {vocab_size:,}; without data it cannot be counted.")
+    blocks, accumulation = config.micro_batch(devices)
+    console.print(f"Parameters: {int(plan.pop('parameters')):,}")
+    console.print(
+        f"An update: {devices} device(s) × {accumulation} pass(es) × {blocks} blocks × {config.seq_len} tokens"
+    )
+    table = Table("memory of a device", "GiB")
+    for name, gib in plan.items():
+        table.add_row(name, f"{gib:.2f}")
+    console.print(table)
+
+
+def _activations(model: Any, hidden: Tensor, checkpointing: bool) -> int:
+    """Bytes kept of the layers' forward pass: of checkpointed ones the inputs, and all of the one computed again."""
+    count = int(model.config.num_hidden_layers)
+    if not checkpointing:
+        return _kept_bytes(lambda: _through_layers(model, hidden, count))
+    return count * hidden.nbytes + _kept_bytes(lambda: _through_layers(model, hidden, 1))
+
+
+def _through_layers(model: Any, hidden: Tensor, count: int) -> Tensor:
+    if model.config.model_type == "wavepos_llama":
+        context = read_context(hidden, None, None, None)
+        for layer in model.model.layers[:count]:
+            hidden, _ = layer(hidden, context)
+        return hidden
+    for index in range(count):
         hidden = model.layer(index, hidden)
     return hidden
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _kept_bytes(forward: Callable[[], Tensor]) -> int:
@@ -61,6 +131,26 @@ def _kept_bytes(forward: Callable[[], Tensor]) -> int:
             alive.append(x)
         return x
 
-    with saved_tensors_hooks(pack, lambda x: x):
+    with saved_tensors_hooks(pack, lambda x: x), _FlashMemory():
         forward()
     return sum(kept.values())
+
+
+class _FlashMemory(TorchFunctionMode):
+    """Without a device torch computes attention densely and keeps L×L weights, as none does that trains."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is scaled_dot_product_attention and args[0].device.type == "meta":
+            return _Flash.apply(*args[:3])  # type: ignore[no-untyped-call] # torch leaves it untyped
+        return func(*args, **(kwargs or {}))
+
+
+class _Flash(torch.autograd.Function):
+    """What a fused kernel keeps: its input, its output and the log-sum-exp of each row."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> Tensor:
+        out_BHTD = torch.empty_like(q_BHTD)
+        lse_BHT = q_BHTD.new_empty(q_BHTD.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(q_BHTD, k_BGSD, v_BGSD, out_BHTD, lse_BHT)
+        return out_BHTD

@@ -2,160 +2,64 @@
 
 A run directory holds `model/` (safetensors, config and tokenizer), `checkpoints/`, `tensorboard/` and `run.json`
 (config, versions, hardware, losses). The same call again resumes from the last complete checkpoint, or returns a
-finished run.
+finished run. Under `torchrun` all processes make the same call; the directory must lie where all of them see it.
 """
 
 import dataclasses
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import RandomSampler, Sampler
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
+from wavepos.console import is_first_process
 from wavepos.data import Blocks, PreparedData
-from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
+from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM, baevski_auli_config, llama_config
 from wavepos.models.baevski_auli import Size
-from wavepos.positions import parse_position, position_dict
+from wavepos.models.llama_config import LlamaSize
 from wavepos.provenance import environment, write_json
 from wavepos.training_callbacks import CompleteCheckpoints, Observer, StopOnSignal, complete_checkpoint
+from wavepos.training_config import TrainConfig, learning_rate, recipe, uses_bf16
+from wavepos.training_processes import in_first
 
-OptimizerName = Literal["adamw", "nag"]
-Precision = Literal["auto", "fp32", "bf16"]
+__all__ = ["TrainConfig", "build_model", "learning_rate", "optimizer_and_schedule", "recipe", "train", "uses_bf16"]
+
+NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "positions.", ".position.")
+"""Parts of the names of embeddings and positions in our models."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """All that a training run depends on.
+def build_model(
+    config: TrainConfig, vocab_size: int, tokenizer: PreTrainedTokenizerFast | None = None
+) -> PreTrainedModel:
+    """The model of a run with its initial weights, which the seed alone decides.
 
-    Attributes:
-        size: a named size of the model.
-        position: JSON object of the positional method.
-        corpus, tokenizer, max_tokens: as `wavepos.data.prepare` takes them.
-        seq_len: L_train, tokens a block.
-        steps: updates.
-        batch_tokens: tokens an update, over all devices.
-        micro_batch_tokens: tokens of one forward pass on one device; None: all of a device's share.
-        optimizer: "adamw" (β 0.9, 0.95), or "nag" (Nesterov momentum 0.99, fairseq's).
-        learning_rate: the highest, reached after warmup_steps from warmup_from, then by a cosine down to
-            final_learning_rate.
-        weight_decay: of weight matrices; not of embeddings, norms, biases and positions.
-        gradient_clip: bound on the gradient's norm.
-        precision: "bf16" autocast, "fp32", or "auto": bf16 where the hardware multiplies it.
-        seed: of the initial weights, the order of the data and dropout.
-        save_every, log_every: in updates; a logged loss is the mean since the one before.
+    Args:
+        config: the run.
+        vocab_size: V.
+        tokenizer: a Llama's config names its special tokens, so that `generate` stops where a document ends.
     """
-
-    size: Size
-    position: dict[str, Any]
-    corpus: str
-    tokenizer: str
-    max_tokens: int | None = None
-    seq_len: int
-    steps: int
-    batch_tokens: int
-    micro_batch_tokens: int | None = None
-    optimizer: OptimizerName = "adamw"
-    learning_rate: float
-    warmup_steps: int
-    warmup_from: float = 0.0
-    final_learning_rate: float = 0.0
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    precision: Precision = "auto"
-    seed: int = 0
-    save_every: int = 100
-    log_every: int = 10
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "position", position_dict(parse_position(self.position)))
-        for name in ("seq_len", "steps", "batch_tokens", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, choices in (("optimizer", OptimizerName), ("precision", Precision), ("size", Size)):
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
-        if self.save_every % self.log_every:
-            raise ValueError(
-                f"save_every must be a multiple of log_every={self.log_every}, so that no logged mean is cut by a "
-                f"restart, got {self.save_every}"
-            )
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.warmup_steps < 0 or self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps must lie between 0 and steps={self.steps}, got {self.warmup_steps}")
-
-    def micro_batch(self, num_devices: int) -> tuple[int, int]:
-        """Blocks of one forward pass, and forward passes an update, on each of that many devices."""
-        share = self.micro_batch_tokens or self.batch_tokens // num_devices
-        blocks, accumulation = share // self.seq_len, self.batch_tokens // (share * num_devices)
-        if blocks < 1 or accumulation < 1 or blocks * accumulation * num_devices * self.seq_len != self.batch_tokens:
-            raise ValueError(
-                f"batch_tokens must be a multiple of devices × micro-batch, a micro-batch a multiple of seq_len: got "
-                f"batch_tokens={self.batch_tokens}, {num_devices} devices, micro-batch {share}, seq_len={self.seq_len}"
-            )
-        return blocks, accumulation
-
-
-def recipe(size: Size, *, corpus: str, position: str | dict[str, Any]) -> TrainConfig:
-    """The config of a named size as it is meant to be trained; "paper" is the paper's (A.7).
-
-    The paper's 9,216 tokens are those of one device pass; its 205 epochs give about 73,700 tokens an update.
-    """
-    run = partial(TrainConfig, size=size, corpus=corpus, position=position_dict(parse_position(position)))
-    match size:
-        case "tiny":
-            return run(
-                tokenizer="bpe:4096", seq_len=256, steps=1000, batch_tokens=4096, learning_rate=2e-3, warmup_steps=50
-            )
-        case "small":
-            return run(
-                tokenizer="bpe:8192",
-                seq_len=512,
-                steps=5000,
-                batch_tokens=65536,
-                learning_rate=1e-3,
-                warmup_steps=250,
-                final_learning_rate=1e-4,
-                weight_decay=0.1,
-                save_every=500,
-            )
-        case "paper":
-            return run(
-                tokenizer="words",
-                seq_len=512,
-                steps=286_000,
-                batch_tokens=73_728,
-                micro_batch_tokens=9_216,
-                optimizer="nag",
-                learning_rate=1.0,
-                warmup_steps=16_000,
-                warmup_from=1e-7,
-                final_learning_rate=1e-4,
-                gradient_clip=0.1,
-                save_every=1_000,
-                log_every=100,
-            )
-        case _:
-            raise ValueError(f"size must be one of {', '.join(get_args(Size))}, got {size!r}")
-
-
-def build_model(config: TrainConfig, vocab_size: int) -> PreTrainedModel:
-    """The model of a run with its initial weights, which the seed alone decides."""
     set_seed(config.seed)
-    return BaevskiAuliForCausalLM(baevski_auli_config(config.size, vocab_size, config.position))
+    if config.model == "baevski-auli":
+        return BaevskiAuliForCausalLM(baevski_auli_config(cast(Size, config.size), vocab_size, config.position))
+    model_config = llama_config(cast(LlamaSize, config.size), vocab_size, config.position)
+    model_config.max_position_embeddings = config.seq_len
+    if tokenizer is not None:
+        model_config.bos_token_id = tokenizer.bos_token_id
+        model_config.eos_token_id = tokenizer.eos_token_id
+        model_config.pad_token_id = tokenizer.pad_token_id
+    return WaveposLlamaForCausalLM(model_config)
 
 
 def train(
@@ -167,38 +71,43 @@ def train(
         config: the run.
         out: the run directory.
         data: what `prepare(config.corpus, config.tokenizer)` gave.
-        observe: called after each update with (update, updates, last logged loss or None).
+        observe: called in the first process after each update with (update, updates, last logged loss or None).
 
     Returns:
         The content of run.json.
 
     Raises:
-        ValueError: the directory holds a run with another config.
+        ValueError: the directory holds a run with another config; the corpus or the devices do not fit the config.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the state of the last finished update has been saved.
     """
-    record = _opened_record(config, out)
+    arguments = _arguments(config, out)  # joins the processes
+    record = in_first(lambda: _opened_record(config, out))
     if record.get("status") == "finished":
         return record
-    write_json(out / "run.json", record)
     checkpoints = CompleteCheckpoints(out / "checkpoints")
     stop = StopOnSignal()
-    trainer = _trainer(config, out, data, [checkpoints, stop, Observer(observe)])
-    trainer.train(resume_from_checkpoint=complete_checkpoint(out / "checkpoints"))
+    trainer = _trainer(config, arguments, data, [checkpoints, stop, Observer(observe)])
+    trainer.train(resume_from_checkpoint=in_first(lambda: complete_checkpoint(out / "checkpoints")))
     if stop.requested:
         raise KeyboardInterrupt(f"stopped after update {trainer.state.global_step} of {config.steps}, state saved")
-    _save_model(trainer.model, data, out / "model")
-    losses = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    weights = trainer.accelerator.get_state_dict(trainer.model)  # of shards in all processes, so in all of them
     record |= {
         "status": "finished",
         "environment": environment(),
+        "processes": arguments.world_size,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "train_tokens": config.steps * config.batch_tokens,
         "train_seconds": round(checkpoints.seconds, 1),
-        "losses": losses,
+        "losses": [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry],
     }
-    write_json(out / "run.json", record)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    return record
+
+    def finish() -> dict[str, Any]:
+        _save_model(trainer.model, weights, data, out / "model")
+        write_json(out / "run.json", record)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        return record
+
+    return in_first(finish)
 
 
 def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optimizer, LambdaLR]:
@@ -209,8 +118,8 @@ def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optim
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() >= 2 and not name.startswith(("embedding.bands", "positions."))
-        (decayed if is_matrix else plain).append(parameter)
+        decays = parameter.dim() >= 2 and not any(part in name for part in NOT_DECAYED)
+        (decayed if decays else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     match config.optimizer:
         case "adamw":
@@ -220,28 +129,8 @@ def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optim
     return optimizer, LambdaLR(optimizer, lambda update: learning_rate(config, update) / config.learning_rate)
 
 
-def learning_rate(config: TrainConfig, update: int) -> float:
-    """The learning rate of an update (0-based): linear warm-up, then a cosine to final_learning_rate."""
-    if update < config.warmup_steps:
-        share = update / config.warmup_steps
-        return config.warmup_from + share * (config.learning_rate - config.warmup_from)
-    share = (update - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
-    return config.final_learning_rate + cosine * (config.learning_rate - config.final_learning_rate)
-
-
-def uses_bf16(precision: Precision) -> bool:
-    """Whether matrix products run in bfloat16: asked for, or "auto" on hardware that multiplies it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is untyped here
-    """Trainer whose model scores `shift_labels` itself."""
+    """Trainer whose model scores `shift_labels` itself, and whose epochs consist of whole updates."""
 
     def compute_loss(
         self,
@@ -253,12 +142,45 @@ class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is unt
         outputs = model(**inputs)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        """What fills no whole update at an epoch's end is left out, so that any number of devices sees the same."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        update = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return RandomSampler(dataset, num_samples=len(dataset) // update * update)
 
-def _trainer(config: TrainConfig, out: Path, data: PreparedData, callbacks: list[Any]) -> Trainer:
-    num_devices = int(os.environ.get("WORLD_SIZE", "1"))
-    blocks, accumulation = config.micro_batch(num_devices)
+
+def _trainer(
+    config: TrainConfig, arguments: TrainingArguments, data: PreparedData, callbacks: list[Any]
+) -> LanguageModelTrainer:
     dataset = Blocks(data.train, config.seq_len)
-    model = build_model(config, len(data.tokenizer))
+    if len(dataset) * config.seq_len < config.batch_tokens:
+        raise ValueError(
+            f"batch_tokens must be at most the {len(dataset) * config.seq_len:,} tokens of the train split of corpus "
+            f"{config.corpus!r} in whole blocks, got {config.batch_tokens:,}"
+        )
+    model = build_model(config, len(data.tokenizer), data.tokenizer)
+    logging.disable_progress_bar()
+    if is_first_process():
+        callbacks = [
+            *callbacks,
+            TensorBoardCallback(SummaryWriter(str(Path(arguments.output_dir).parent / "tensorboard"))),
+        ]
+    trainer = LanguageModelTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        callbacks=callbacks,
+    )
+    trainer.optimizer, trainer.lr_scheduler = optimizer_and_schedule(config, model)  # not as an argument, for FSDP
+    trainer.model_accepts_loss_kwargs = False  # the mean of a micro-batch is the loss, and they are all of one size
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
+    blocks, accumulation = config.micro_batch(int(os.environ.get("WORLD_SIZE", "1")))
+    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
+    checkpointing = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in fields)
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         max_steps=config.steps,
@@ -280,25 +202,50 @@ def _trainer(config: TrainConfig, out: Path, data: PreparedData, callbacks: list
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
+        **{checkpointing: config.gradient_checkpointing},
+        **_sharding(config),
     )
-    logging.disable_progress_bar()
-    trainer = LanguageModelTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        optimizers=optimizer_and_schedule(config, model),
-        callbacks=[*callbacks, TensorBoardCallback(SummaryWriter(str(out / "tensorboard")))],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    if config.sharding == "fsdp":
+        _shard_precisely(arguments)
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # or Trainer would multiply the batch by nn.DataParallel; torchrun is how to use them all
+    return arguments
+
+
+def _sharding(config: TrainConfig) -> dict[str, Any]:
+    """Trainer's arguments for FSDP2; the layers that are units of their own are those the model names."""
+    if config.sharding == "none":
+        return {}
+    _check_devices()
+    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
+
+
+def _check_devices() -> None:
+    """Without GPUs accelerate would train with DDP in silence."""
+    if not torch.cuda.is_available() or "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"sharding='fsdp' needs GPUs and one process for each (torchrun --nproc-per-node N …), got "
+            f"{torch.cuda.device_count()} GPUs and {os.environ.get('WORLD_SIZE', '1 (no torchrun)')} processes"
+        )
+
+
+def _shard_precisely(arguments: TrainingArguments) -> None:
+    """Gradients are summed and losses logged in float32; accelerate's own policy rounds both to bf16."""
+    plugin = arguments.fsdp_plugin_args
+    if plugin.get("auto_wrap_policy") is None:
+        raise ImportError("sharding='fsdp' needs a newer transformers, this one would gather the whole model at once")
+    if arguments.bf16:
+        plugin["mixed_precision_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
 def _opened_record(config: TrainConfig, out: Path) -> dict[str, Any]:
-    """run.json of the directory, or the beginning of one."""
+    """run.json of the directory, begun if there is none."""
     ours = dataclasses.asdict(config)
     path = out / "run.json"
     if not path.exists():
-        return {"status": "started", "config": ours}
+        begun = {"status": "started", "config": ours}
+        write_json(path, begun)
+        return begun
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     ours = json.loads(json.dumps(ours))
     for key in sorted({*ours, *record["config"]}):
@@ -311,10 +258,10 @@ def _opened_record(config: TrainConfig, out: Path) -> dict[str, Any]:
     return record
 
 
-def _save_model(model: Any, data: PreparedData, directory: Path) -> None:
+def _save_model(model: Any, weights: dict[str, Tensor], data: PreparedData, directory: Path) -> None:
     temporary = directory.with_name(f".{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
+    model.save_pretrained(temporary, state_dict=weights)
     data.tokenizer.save_pretrained(temporary)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wavepos.provenance import write_json
+from wavepos.training_processes import any_process, wait_for_all
 
 MARKER = "complete.json"
 
@@ -48,16 +49,18 @@ class CompleteCheckpoints(TrainerCallback):  # type: ignore[misc] # transformers
         self.seconds, self._since = self.seconds + now - self._since, now
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        wait_for_all()  # each process writes a part
         if state.is_world_process_zero:
             marker = self.directory / f"checkpoint-{state.global_step}" / MARKER
             write_json(marker, {"step": state.global_step, "seconds": self.seconds})
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc] # as above
-    """On Ctrl-C or SIGTERM: finish the update, save, stop. A second signal ends the process at once."""
+    """On Ctrl-C or SIGTERM to any process: all finish the update, save, stop. A second signal ends it at once."""
 
     def __init__(self) -> None:
         self.requested = False
+        self._signalled = False
         self._former: dict[int, Any] = {}
 
     def on_train_begin(
@@ -69,6 +72,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc] # as above
             self._former[number] = signal.signal(number, self._request)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.requested = any_process(self._signalled, args.device)  # or some would go on and wait for the others
         if self.requested and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
@@ -79,7 +83,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc] # as above
         self._restore()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self._signalled = True
         self._restore()
 
     def _restore(self) -> None:
@@ -95,6 +99,6 @@ class Observer(TrainerCallback):  # type: ignore[misc] # as above
         self._observe = observe
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._observe is not None:
+        if self._observe is not None and state.is_world_process_zero:
             logged = [entry["loss"] for entry in state.log_history[-3:] if "loss" in entry]
             self._observe(state.global_step, state.max_steps, logged[-1] if logged else None)
