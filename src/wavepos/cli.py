@@ -64,6 +64,8 @@ class Train:
     """The family of the model."""
     size: Literal["tiny", "small", "paper", "1b", "7b"] = "tiny"
     """tiny (minutes on a CPU), small (minutes on a GPU), baevski-auli's paper (247M parameters), llama's 1b and 7b."""
+    start_from: str | None = None
+    """Directory or hub name of a trained Llama to go on from, with its tokenizer; size then names the recipe alone."""
     corpus: str = "stdlib"
     """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[.gz|.xz|.zst] | hf:NAME[/CONFIG]"""
     out: Path | None = None
@@ -106,7 +108,14 @@ class Train:
 
         devices = self._num_devices()
         position = _position_json(self.method)
-        base = recipe(self.size, corpus=self.corpus, position=position, model=self.model, num_devices=devices)
+        base = recipe(
+            self.size,
+            corpus=self.corpus,
+            position=position,
+            model=self.model,
+            num_devices=devices,
+            start_from=self.start_from,
+        )
         known = {field.name for field in dataclasses.fields(base)} - {"model", "size", "corpus", "position"}
         given = {name: getattr(self, name) for name in known if getattr(self, name, None) is not None}
         if "steps" in given and "warmup_steps" not in given:
@@ -304,7 +313,7 @@ def main() -> None:
         if is_first_process():
             console.print(f"[yellow]Interrupted.[/] {stop or ''} The same command goes on from there.")
         sys.exit(130)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if os.environ.get("WAVEPOS_TRACEBACK"):
             raise
         console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)

@@ -1,14 +1,16 @@
 """What a training run depends on, and the recipes of the named sizes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
+from transformers import AutoConfig
 
 from wavepos.models.baevski_auli import Size
-from wavepos.models.llama_config import LlamaSize, llama_config
+from wavepos.models.convert import converted_config
+from wavepos.models.llama_config import LlamaSize, WaveposLlamaConfig, llama_config
 from wavepos.positions import parse_position, position_dict
 
 ModelName = Literal["baevski-auli", "llama"]
@@ -28,7 +30,9 @@ class TrainConfig:
 
     Attributes:
         model: "baevski-auli" or "llama".
-        size: a named size of the model.
+        size: a named size of the model; with start_from it names the recipe alone.
+        start_from: directory or hub name of a RoPE Llama, or of a saved model of our Llama family, whose sizes and
+            weights the run begins with; None: random weights.
         position: JSON object of the positional method.
         corpus, tokenizer, max_tokens: as `wavepos.data.prepare` takes them.
         seq_len: L_train, tokens a block.
@@ -50,6 +54,7 @@ class TrainConfig:
 
     model: ModelName = "baevski-auli"
     size: str
+    start_from: str | None = None
     position: dict[str, Any]
     corpus: str
     tokenizer: str
@@ -84,8 +89,9 @@ class TrainConfig:
         for name, choices in (("optimizer", OptimizerName), ("precision", Precision), ("sharding", Sharding)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
-        if self.sharding == "fsdp" and self.model != "llama":
-            raise ValueError(f"sharding='fsdp' is served for model llama, got model={self.model!r}")
+        for name, asked in (("sharding='fsdp'", self.sharding == "fsdp"), ("start_from", self.start_from is not None)):
+            if asked and self.model != "llama":
+                raise ValueError(f"{name} is served for model llama, got model={self.model!r}")
         if self.save_every % self.log_every:
             raise ValueError(
                 f"save_every must be a multiple of log_every={self.log_every}, so that no logged mean is cut by a "
@@ -115,6 +121,7 @@ def recipe(
     position: str | dict[str, Any],
     model: ModelName = "baevski-auli",
     num_devices: int = 1,
+    start_from: str | None = None,
 ) -> TrainConfig:
     """The config of a named size as it is meant to be trained.
 
@@ -124,6 +131,7 @@ def recipe(
         position: a method's name or its JSON object.
         model: the family.
         num_devices: devices that share the batch; only "7b" depends on it.
+        start_from: a Llama to begin with; its tokenizer is taken, and what its own position says of the same method.
 
     Raises:
         ValueError: no such model, size or position.
@@ -139,11 +147,35 @@ def recipe(
     """
     _check_size(model, size)
     run = partial(TrainConfig, model=model, size=size, corpus=corpus)
+    if start_from is not None:
+        config = _recipe(partial(run, start_from=start_from), _position_from(start_from, position), num_devices)
+        return replace(config, tokenizer=f"file:{start_from}")
+    return _recipe(run, position, num_devices)
+
+
+def _recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_devices: int) -> TrainConfig:
+    model, size = run.keywords["model"], run.keywords["size"]
     if model == "llama" and size == "7b":
         return _paper_llama_recipe(run, position, num_devices)
     if model == "llama":
         return _llama_recipe(partial(run, position=position_dict(parse_position(position))), size)
     return _baevski_auli_recipe(partial(run, position=position_dict(parse_position(position))), size)
+
+
+def _position_from(start_from: str, position: str | dict[str, Any]) -> dict[str, Any]:
+    """The position, completed by that of the model to begin with where the method is the same."""
+    try:
+        theirs = AutoConfig.from_pretrained(start_from)
+    except OSError as error:
+        raise ValueError(
+            f"start_from must be a directory or hub name of a Llama, got {start_from!r}: {str(error).splitlines()[0]}"
+        ) from error
+    if theirs.model_type == WaveposLlamaConfig.model_type:
+        theirs = AutoConfig.from_pretrained(start_from, position=position)
+    else:
+        theirs = converted_config(theirs, position)
+    ours: dict[str, Any] = theirs.position
+    return ours
 
 
 def _baevski_auli_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:

@@ -1,0 +1,114 @@
+"""Runs that begin with a trained Llama: converted, continued, resumed, planned; the position that they take."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from wavepos import cli
+from wavepos.models import from_llama
+from wavepos.train import build_model, recipe
+
+SCALING = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small RoPE Llama with its tokenizer, as a user has one on disk, and a text."""
+    folder = tmp_path_factory.mktemp("llama")
+    text = "\n".join(f"def f{i}(x):\n    return x * {i} + {i * i}" for i in range(600))
+    (folder / "text.txt").write_text(text)
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        [text], trainers.BpeTrainer(vocab_size=300, special_tokens=["<eos>"], initial_alphabet=alphabet)
+    )
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>").save_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=300, head_dim=16, rope_parameters=SCALING, **sizes))
+    model.save_pretrained(folder)
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["wavepos", *arguments])
+    cli.main()
+
+
+def test_a_llama_is_converted_trained_and_continued(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", "llama", "--corpus", f"text:{llama / 'text.txt'}", "--seq-len", "32", "--batch-tokens", "128"]
+    common += ["--steps", "12", "--save-every", "10", "--precision", "fp32"]
+    first = tmp_path / "first"
+    method = '{"method": "wavelet", "scales": [1, 2], "query_bias": "recency"}'
+    run(monkeypatch, "train", *common, "--start-from", str(llama), "--method", method, "--out", str(first))
+    record = json.loads((first / "run.json").read_text())
+    assert record["config"]["tokenizer"] == f"file:{llama}"
+    assert record["losses"][-1][1] < record["losses"][0][1]
+    second = tmp_path / "second"
+    stretched = '{"method": "wavelet", "stretch": 2}'
+    start = str(first / "model")
+    run(monkeypatch, "train", *common, "--start-from", start, "--method", stretched, "--out", str(second))
+    position = AutoModelForCausalLM.from_pretrained(second / "model").config.position
+    assert (list(position["scales"]), position["stretch"], position["query_bias"]) == ([1.0, 2.0], 2, "recency")
+    continued = json.loads((second / "run.json").read_text())["losses"]
+    assert continued[0][1] < record["losses"][0][1]
+    run(monkeypatch, "generate", str(second), "--max-new-tokens", "4")
+    assert "def" in capsys.readouterr().out
+
+
+def test_rotary_keeps_the_llamas_own_rotation(llama: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = recipe("tiny", model="llama", corpus="stdlib", position="rotary", start_from=str(llama))
+    assert config.position == {
+        "method": "rotary", "theta": 5e5, "scaling": {"rope_type": "linear", "factor": 2.0},
+    }  # fmt: skip
+    with caplog.at_level(logging.WARNING, logger="wavepos"):
+        model = build_model(config, 300)
+    assert "nothing else changed" in caplog.text
+    x = torch.randint(0, 300, (1, 40))
+    with torch.no_grad():
+        theirs = LlamaForCausalLM.from_pretrained(llama)(x).logits
+        torch.testing.assert_close(model(x).logits, theirs, atol=1e-5, rtol=0.0)
+
+
+def test_a_dry_run_plans_without_weights(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "train", "--model", "llama", "--start-from", str(llama), "--method", "wavelet", "--dry-run")
+    count = sum(x.numel() for x in from_llama(llama).parameters())
+    assert f"Parameters: {count:,}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "llama", "--start-from", "no/where"], "no/where"),
+        (["--model", "baevski-auli", "--start-from", "{llama}"], "start_from is served for model llama"),
+        (
+            ["--model", "llama", "--start-from", "{llama}", "--tokenizer", "bpe:400"],
+            "the tokenizer's 400 words, got 300",
+        ),
+    ],
+)
+def test_wrong_starts_are_one_line(
+    arguments: list[str],
+    message: str,
+    llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    given = [part.format(llama=llama) for part in arguments]
+    common = ["--method", "wavelet", "--corpus", f"text:{llama / 'text.txt'}", "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, "train", *given, *common, "--seq-len", "32", "--batch-tokens", "128")
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().out
