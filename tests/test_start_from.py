@@ -89,7 +89,10 @@ def test_a_dry_run_plans_without_weights(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "llama", "--start-from", "no/where"], "start_from must be a directory or hub name of a Llama, got 'no/where'"),
+        (
+            ["--model", "llama", "--start-from", "no/where"],
+            "must be a directory or hub name of a Llama, got 'no/where'",
+        ),
         (["--model", "baevski-auli", "--start-from", "{llama}"], "start_from is served for model llama"),
         (
             ["--model", "llama", "--start-from", "{llama}", "--tokenizer", "bpe:400"],

@@ -1,20 +1,34 @@
 """The Llama family's frame: transformers' Llama where the method is its rotation; padded, packed, compiled, in bf16."""
 
 import copy
+import inspect
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from small_llama import DYNAMIC, POSITIONS, RECENCY, SIZES, config, name, randomised, small_llama, tokens
 from torch import Tensor
-from transformers import DataCollatorWithFlattening, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    DataCollatorWithFlattening,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    Trainer,
+    TrainingArguments,
+)
 
 from wavepos.models import (
+    BaevskiAuliForCausalLM,
     WaveposLlamaForCausalLM,
     WaveposLlamaForSequenceClassification,
     WaveposLlamaModel,
+    baevski_auli_config,
     from_llama,
     llama_config,
 )
+from wavepos.models.context import Context
 from wavepos.positions import Position
 
 LONG = [1.0 + 0.5 * i for i in range(8)]
@@ -267,3 +281,30 @@ def test_a_batch_made_on_a_given_cache_keeps_it() -> None:
     cache = DynamicCache(config=model.config)
     assert model(x, past_key_values=cache).past_key_values is cache
     assert cache.get_seq_length() == 48
+
+
+def test_arguments_stand_in_llamas_order() -> None:
+    for ours, theirs in ((WaveposLlamaForCausalLM, LlamaForCausalLM), (WaveposLlamaModel, LlamaModel)):
+        names = [list(inspect.signature(model.forward).parameters) for model in (ours, theirs)]
+        known = [name for name in names[1] if name not in ("kwargs", "cache_position")]
+        assert names[0][: len(known)] == known
+
+
+def test_layers_on_other_devices_get_their_context() -> None:
+    context = Context(query_offset=3, key_padding_mask=torch.ones(1, 2, dtype=torch.bool), document_ids=None)
+    moved = send_to_device(context, "meta")
+    assert moved.key_padding_mask.is_meta
+    assert (moved.query_offset, moved.document_ids) == (3, None)
+
+
+@pytest.mark.parametrize("family", ["llama", "baevski-auli"])
+def test_trainer_evaluates_with_labels(family: str, tmp_path: Path) -> None:
+    model = small_llama()
+    if family == "baevski-auli":
+        model = BaevskiAuliForCausalLM(baevski_auli_config("tiny", 97, "wavelet"))
+    rows = [{"input_ids": row, "labels": row} for row in tokens(4, 20)]
+    arguments = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True)
+    result = Trainer(model, arguments, eval_dataset=rows).evaluate()
+    with torch.no_grad():
+        expected = model(tokens(4, 20), labels=tokens(4, 20)).loss
+    assert result["eval_loss"] == pytest.approx(float(expected), rel=1e-5)

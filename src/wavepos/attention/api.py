@@ -101,7 +101,7 @@ def attention_map(
     position: Position,
     key_padding_mask: Tensor | None = None,
     document_ids: Tensor | None = None,
-    query_offset: int = 0,
+    query_offset: int | Tensor = 0,
     relative_states: Tensor | None = None,
 ) -> Tensor:
     """The weights that causal `attention` gives each value, to be looked at; memory grows as T·S.
@@ -113,10 +113,12 @@ def attention_map(
         [B,H,T,S], float32 (float64 for float64 input); rows of queries that see no key are zero.
 
     Raises:
-        ValueError: as `attention`.
+        ValueError: as `attention`; a tensor as query_offset, for weights are not looked at in a compiled step.
     """
     from wavepos.attention.reference import attention_weights
 
+    if isinstance(query_offset, Tensor):
+        raise ValueError("attention_map takes an int as query_offset, got a tensor")
     mask = _checked_mask(q, k, k, query_offset, True, key_padding_mask, document_ids)
     with _no_autocast(q.device.type):
         terms = _terms(position, q, k, query_offset, relative_states)

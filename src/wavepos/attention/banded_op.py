@@ -12,7 +12,7 @@ from wavepos.attention.mask import Mask
 from wavepos.attention.near import NearGrads, near_backward, near_forward
 from wavepos.attention.tile import NearCall
 
-SHORT = 4096
+SHORT = 2048
 """Keys up to which everything is near on a CPU."""
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, final, get_args
+from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class BaevskiAuliConfig(PositionedConfig):
     """
 
     model_type = "wavepos_baevski_auli"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]  # Trainer adds it to a list
 
     def __init__(  # noqa: PLR0913 - a transformers config: one argument a property
         self,
@@ -181,17 +181,16 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         self.softmax = AdaptiveSoftmax(config.hidden_size, len(config.cutoffs), config.softmax_dropout)
         self.post_init()
 
-    def forward(  # noqa: PLR0913 - the arguments that Trainer and generate pass
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        shift_labels: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         return_dict: bool = True,
-        cache_position: Tensor | None = None,
+        **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Loss or logits.
 
@@ -199,16 +198,19 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
             input_ids: [B,T].
             attention_mask: [B,S], 1 where a key takes part (padding).
             labels: [B,T], the input itself: shifted here; −100 is not scored.
-            shift_labels: [B,T], the target of each position; −100 is not scored.
             past_key_values: a cache; it then holds the keys and values of this call too.
             use_cache: make a cache if none is given.
             logits_to_keep: logits of that many last positions only; 0: of all.
             return_dict: outputs are always named; False is refused.
-            cache_position: handed over by early versions of transformers 5; not read, for the cache knows its slots.
+            kwargs: shift_labels [B,T], the target of each position, in place of labels (no argument of its own: Trainer
+                would look for it in every batch); cache_position, not read, for the cache knows its slots.
 
         Returns:
             loss (mean nats a target) if labels are given, else logits: log p, float32 [B,T,V].
         """
+        if unknown := sorted(set(kwargs) - {"shift_labels", "cache_position"}):
+            raise TypeError(f"{type(self).__name__} takes no argument {unknown[0]!r}")
+        shift_labels: Tensor | None = kwargs.get("shift_labels")
         if not return_dict:
             raise ValueError("return_dict must be True: outputs are always named")
         if use_cache and past_key_values is None:

@@ -5,6 +5,7 @@ sees displacements only, and within a row slots and `position_ids` differ by a c
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,18 @@ class Context:
     query_offset: int | Tensor
     key_padding_mask: Tensor | None
     document_ids: Tensor | None
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "Context":
+        """On another device, as accelerate asks of what it hands to a layer there."""
+
+        def moved(x: Any) -> Any:
+            return x.to(device, non_blocking=non_blocking) if isinstance(x, Tensor) else x
+
+        return Context(
+            query_offset=moved(self.query_offset),
+            key_padding_mask=moved(self.key_padding_mask),
+            document_ids=moved(self.document_ids),
+        )
 
 
 def read_context(

@@ -10,7 +10,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRMSNorm
 
 from wavepos.models.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
 from wavepos.models.llama_config import WaveposLlamaConfig
@@ -159,7 +159,7 @@ class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, GenerationMixin):  # 
     """Llama as a language model, with any positional method: `LlamaForCausalLM`, but for the name of the class."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
-    _tp_plan: ClassVar[dict[str, str]] = {"lm_head": "colwise_gather_output"}
+    _tp_plan = LlamaForCausalLM._tp_plan
 
     def __init__(self, config: WaveposLlamaConfig) -> None:
         super().__init__(config)
@@ -168,12 +168,15 @@ class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, GenerationMixin):  # 
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def forward(
+    def forward(  # noqa: PLR0913 - LlamaForCausalLM's arguments in their order
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        shift_labels: Tensor | None = None,
+        use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
         **kwargs: Any,
@@ -181,19 +184,19 @@ class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, GenerationMixin):  # 
         """Logits, and the loss if labels are given.
 
         Args:
-            input_ids: [B,T].
-            attention_mask: [B,S], 1 where a key takes part.
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: as `WaveposLlamaModel`.
             labels: [B,T], the input itself: shifted here; −100 is not scored.
-            shift_labels: [B,T], the target of each token; −100 is not scored.
             logits_to_keep: logits of that many last tokens, or of those indices; 0: of all.
             return_dict: named outputs; None: the config's.
-            kwargs: `WaveposLlamaModel`'s other arguments, and num_items_in_batch for the loss.
+            kwargs: `WaveposLlamaModel`'s other arguments; shift_labels [B,T], the target of each token, in place of
+                labels (no argument of its own: Trainer would look for it in every batch); num_items_in_batch.
 
         Returns:
             loss: mean nats a target, or their sum over num_items_in_batch; logits [B,T,V].
         """
-        num_items = kwargs.pop("num_items_in_batch", None)
-        outputs = self.model(input_ids, attention_mask, return_dict=True, **kwargs)
+        shift_labels, num_items = kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
+        given = (position_ids, past_key_values, inputs_embeds, use_cache)
+        outputs = self.model(input_ids, attention_mask, *given, return_dict=True, **kwargs)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, keep])
         loss = None

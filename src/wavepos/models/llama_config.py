@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, final, get_args
 
+from transformers import LlamaConfig
+
 from wavepos.models.positioned import PositionedConfig
 from wavepos.positions import parse_position, position_dict
 from wavepos.positions.wavelet import WaveletConfig
@@ -47,16 +49,8 @@ class WaveposLlamaConfig(PositionedConfig):
     """
 
     model_type = "wavepos_llama"
-    keys_to_ignore_at_inference = ("past_key_values",)
-    base_model_tp_plan: ClassVar[dict[str, str]] = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    }
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]  # Trainer adds it to a list
+    base_model_tp_plan = LlamaConfig.base_model_tp_plan
 
     def __init__(  # noqa: PLR0913 - a transformers config: one argument a property
         self,
