@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from wavepos.models import WaveposLlamaConfig, WaveposLlamaForCausalLM, WaveposLlamaModel, from_llama
-from wavepos.positions import Position
+from wavepos.positions import Position, position_dict
+from wavepos.positions.wavelet import WaveletConfig
 
 
 @pytest.mark.parametrize("position", POSITIONS, ids=name)
@@ -169,6 +170,19 @@ def test_rotary_fields_outside_the_position_are_refused(field: str) -> None:
 def test_sizes_that_do_not_fit_are_named(fields: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         WaveposLlamaConfig(**{**SIZES, **fields})
+
+
+def test_a_position_may_be_its_config() -> None:
+    given = WaveletConfig(scales=(1.0, 2.0), query_bias="recency")
+    assert WaveposLlamaConfig(**SIZES, position=given).position == position_dict(given)
+
+
+def test_a_llamas_checkpoint_or_config_points_to_from_llama(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"rope_parameters has no effect .*from_llama takes over"):
+        WaveposLlamaForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=r"config must be a WaveposLlamaConfig, got LlamaConfig: .*from_llama"):
+        WaveposLlamaForCausalLM(LlamaConfig(**SIZES))
 
 
 def llama(**fields: object) -> LlamaForCausalLM:

@@ -38,6 +38,14 @@ class WaveposLlamaPreTrainedModel(PreTrainedModel):  # type: ignore[misc] # tran
     _supports_flex_attn = False
     _supports_attention_backend = False
 
+    def __init__(self, config: WaveposLlamaConfig, *inputs: Any, **kwargs: Any) -> None:
+        if not isinstance(config, WaveposLlamaConfig):
+            raise TypeError(
+                f"config must be a WaveposLlamaConfig, got {type(config).__name__}: wavepos.models.from_llama takes "
+                "over a Llama's config and weights"
+            )
+        super().__init__(config, *inputs, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if not isinstance(module, Position | RelativeProjection):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, final, get_args
 from transformers import LlamaConfig
 
 from wavepos.models.positioned import PositionedConfig
-from wavepos.positions import parse_position, position_dict
+from wavepos.positions import PositionConfig, parse_position, position_dict
 from wavepos.positions.wavelet import WaveletConfig
 from wavepos.wavelets import Sampled, mother_wavelet
 
@@ -16,10 +16,11 @@ LlamaSize = Literal["tiny", "small", "1b", "7b"]
 PAPER_SCALES = tuple(2.0**i for i in range(2, 10))
 """a = 2² … 2⁹ (section 7.1)."""
 
+_OF_A_LLAMA = "; wavepos.models.from_llama takes over a Llama's config and weights"
 _ELSEWHERE = {
-    "rope_parameters": "theta and scaling of a rotary position stand in position={'method': 'rotary', …}",
-    "rope_theta": "it stands in position={'method': 'rotary', 'theta': …}",
-    "rope_scaling": "it stands in position={'method': 'rotary', 'scaling': {…}}",
+    "rope_parameters": "theta and scaling stand in position={'method': 'rotary', …}" + _OF_A_LLAMA,
+    "rope_theta": "it stands in position={'method': 'rotary', 'theta': …}" + _OF_A_LLAMA,
+    "rope_scaling": "it stands in position={'method': 'rotary', 'scaling': {…}}" + _OF_A_LLAMA,
     "sliding_window": "every layer sees all keys before it",
 }
 
@@ -41,8 +42,8 @@ class WaveposLlamaConfig(PositionedConfig):
         attention_bias, mlp_bias: whether the linear maps have biases.
         attention_dropout: on attention weights, in training; above 0 it takes the dense reference backend.
         pad_token_id, bos_token_id, eos_token_id, tie_word_embeddings: as everywhere.
-        position: a method's name or its JSON object, such as {"method": "wavelet", "query_bias": "recency"}. Scales of
-            a wavelet with a formula that are not given are 2² … 2⁹.
+        position: a method's name, its config or its JSON object, such as {"method": "rotary", "theta": 5e5}.
+            Scales of a wavelet with a formula that are not given are 2² … 2⁹.
 
     Raises:
         ValueError: sizes that do not fit, an unknown position, or a field of Llama's that would have no effect.
@@ -73,7 +74,7 @@ class WaveposLlamaConfig(PositionedConfig):
         bos_token_id: int | None = 1,
         eos_token_id: int | list[int] | None = 2,
         tie_word_embeddings: bool = False,
-        position: str | Mapping[str, Any] = "wavelet",
+        position: str | Mapping[str, Any] | PositionConfig = "wavelet",
         **kwargs: Any,
     ) -> None:
         groups = num_attention_heads if num_key_value_heads is None else num_key_value_heads
@@ -130,7 +131,7 @@ def llama_config(size: LlamaSize, vocab_size: int, position: str | Mapping[str, 
     return WaveposLlamaConfig(vocab_size=vocab_size, position=position, **sizes)
 
 
-def _with_scales(position: str | Mapping[str, Any]) -> dict[str, Any]:
+def _with_scales(position: str | Mapping[str, Any] | PositionConfig) -> dict[str, Any]:
     """The position's JSON object, with the family's scales where a wavelet's are not given."""
     config = parse_position(position)
     if not isinstance(config, WaveletConfig) or config.scales is not None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from wavepos.positions import PositionConfig, position_dict
+
 
 class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transformers is untyped here
     """A config with a field `position`.
@@ -23,7 +25,9 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
         return super().from_dict(config_dict, **kwargs)
 
 
-def _merged(saved: Any, given: str | Mapping[str, Any]) -> dict[str, Any]:
+def _merged(saved: Any, given: str | Mapping[str, Any] | PositionConfig) -> dict[str, Any]:
+    if not isinstance(given, str | Mapping):
+        return position_dict(given)
     fields = {"method": given} if isinstance(given, str) else dict(given)
     if isinstance(saved, Mapping) and saved.get("method") == fields.get("method"):
         return {**saved, **fields}

@@ -39,8 +39,8 @@ Config = TypeVar("Config")
 METHODS = tuple(config.method for config in CONFIGS)
 
 
-def parse_position(data: str | Mapping[str, Any]) -> PositionConfig:
-    """The config that a method's name or a JSON object stands for.
+def parse_position(data: str | Mapping[str, Any] | PositionConfig) -> PositionConfig:
+    """The config that a method's name or a JSON object stands for; a config stands for itself.
 
     Args:
         data: "wavelet", or {"method": "rotary", "theta": 500000.0, "scaling": {"rope_type": "linear", "factor": 2.0}}.
@@ -48,6 +48,10 @@ def parse_position(data: str | Mapping[str, Any]) -> PositionConfig:
     Raises:
         ValueError: an unknown method, an unknown key, or a value out of its range.
     """
+    if not isinstance(data, str | Mapping):
+        if not isinstance(data, CONFIGS):
+            raise ValueError(f"position must be a method's name, its config or a JSON object, got {data!r}")
+        return data
     fields: dict[str, Any] = {"method": data} if isinstance(data, str) else dict(data)
     method = fields.pop("method", None)
     for config in CONFIGS:
