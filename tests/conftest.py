@@ -4,9 +4,13 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 if not torch.cuda.is_available():  # Triton decides between compiling and interpreting while it is imported
     os.environ["TRITON_INTERPRET"] = "1"
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no defect of ours
+settings.load_profile("untimed")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"

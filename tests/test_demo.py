@@ -3,6 +3,7 @@
 import json
 import re
 import xml.etree.ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,14 @@ def small(corpus: str, *names: str, minutes: float = 0.7, seeds: int = 1) -> Dem
         seq_len=16,
         batch_tokens=64,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_fast_machine() -> Iterator[None]:
+    """However slow the machine is, the updates that a model gets follow from the minutes alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wavepos.demo.SHARE_FOR_TRAINING", 1e4)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +126,8 @@ def test_unknown_methods_are_named(name: str) -> None:
         select_methods([name])
 
 
-def test_too_few_minutes_are_named(corpus: str, tmp_path: Path) -> None:
+def test_too_few_minutes_are_named(corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wavepos.demo.SHARE_FOR_TRAINING", 0.5)
     with pytest.raises(
         ValueError, match=r"minutes=0.001 leaves \d updates a model on this machine .* give more minutes"
     ):

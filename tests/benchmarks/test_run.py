@@ -134,7 +134,7 @@ def test_train_step_measures_tokens_a_second(bench: Callable[..., Any], tmp_path
     assert [cell["peer"] for cell in result["cells"]] == ["rotary", "wavelet"]
     for cell in result["cells"]:
         seconds = cell["milliseconds"]["median"] / 1000.0
-        assert cell["tokens_per_second"] == pytest.approx(cell["tokens"] / seconds, rel=1e-3)
+        assert cell["tokens_per_second"] == pytest.approx(cell["tokens"] / seconds, rel=1e-3, abs=0.06)
 
 
 def test_generate_measures_tokens_a_second_beside_transformers_llama(bench: Callable[..., Any], tmp_path: Path) -> None:
