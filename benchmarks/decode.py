@@ -51,11 +51,7 @@ class DecodeConfig:
     seconds: float = 1.5
 
     def __post_init__(self) -> None:
-        if not self.lengths or min(self.lengths) < 2:
-            raise ValueError(f"lengths must be at least 2, got {self.lengths}")
-        for name in self.dtypes:
-            if name not in DTYPES:
-                raise ValueError(f"dtypes takes {', '.join(DTYPES)}, got {name!r}")
+        check_cached(self.lengths, self.dtypes)
         for name in self.peers:
             find_decoder(name)
 
@@ -68,6 +64,15 @@ class DecodeConfig:
             dtype=DTYPES[dtype],
             device=self.device,
         )
+
+
+def check_cached(lengths: tuple[int, ...], dtypes: tuple[str, ...]) -> None:
+    """Raise ValueError unless every cache has room for a key before the newest, in a precision that we know."""
+    if not lengths or min(lengths) < 2:
+        raise ValueError(f"lengths must be at least 2, got {lengths}")
+    for name in dtypes:
+        if name not in DTYPES:
+            raise ValueError(f"dtypes takes {', '.join(DTYPES)}, got {name!r}")
 
 
 def decode_config(device: str) -> DecodeConfig:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.attention import DTYPES
+from benchmarks.decode import check_cached
 from benchmarks.measure import comparison, device_kind, interleaved
 from benchmarks.parity import Error, judge
-from benchmarks.record import Record
+from benchmarks.record import Record, measure_models
 from wavepos.console import Update
 from wavepos.models import WaveposLlamaForCausalLM, llama_config
 from wavepos.models.llama_config import LlamaSize
@@ -48,11 +50,7 @@ class GenerateConfig:
     seconds: float = 20.0
 
     def __post_init__(self) -> None:
-        if not self.lengths or min(self.lengths) < 2:
-            raise ValueError(f"lengths must be at least 2, got {self.lengths}")
-        for name in self.dtypes:
-            if name not in DTYPES:
-                raise ValueError(f"dtypes takes {', '.join(DTYPES)}, got {name!r}")
+        check_cached(self.lengths, self.dtypes)
         for name in self.peers:
             if name not in METHODS:
                 raise ValueError(f"peers of generate takes {', '.join(METHODS)}, got {name!r}")
@@ -75,25 +73,9 @@ def bench_generate(config: GenerateConfig, path: Path, resume: bool, update: Upd
     """
     keys = ("peer", "size", "seq_len", "dtype")
     record = Record(path, "generate", dataclasses.asdict(config), keys, ("lengths", "dtypes", "peers", "sizes"), resume)
-    for dtype in config.dtypes:
-        for method in config.peers:
-            update(0, None, f"checking {method} {dtype}")
-            errors = check_cached_logits(config, method, dtype)
-            record.result["parity"].append({"peer": method, "dtype": dtype, "errors": errors})
-    places = [
-        (size, seq_len, dtype, method)
-        for size in config.sizes
-        for seq_len in config.lengths
-        for dtype in config.dtypes
-        for method in config.peers
-    ]
-    for done, (size, seq_len, dtype, method) in enumerate(places):
-        update(done, len(places), f"{method} {size} {seq_len} {dtype}")
-        cell = {"peer": method, "title": method, "size": size, "seq_len": seq_len, "dtype": dtype}
-        cell["pass"] = f"{config.new_tokens} tokens, {size}"
-        if not record.known(cell):
-            record.add(cell | _measured(config, cell))
-    return record.close()
+    what = f"{config.new_tokens} tokens"
+    check = partial(check_cached_logits, config)
+    return measure_models(config, record, check, partial(_measured, config), what, update)
 
 
 def check_cached_logits(config: GenerateConfig, method: str, dtype: str) -> list[dict[str, Any]]:

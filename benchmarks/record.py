@@ -1,10 +1,13 @@
 """The result file of a benchmark: rewritten whole after each cell, so that an interruption loses one cell at most."""
 
 import json
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import MEMORY, TIMING, device_kind
+from wavepos.console import Update
 from wavepos.provenance import environment, write_json
 
 Cell = dict[str, Any]
@@ -61,6 +64,38 @@ class Record:
         """Write all, cells or none, and return it."""
         write_json(self.path, self.result)
         return self.result
+
+
+def measure_models(
+    config: Any,
+    record: Record,
+    check: Callable[[str, str], list[dict[str, Any]]],
+    measure: Callable[[Cell], dict[str, Any]],
+    what: str,
+    update: Update,
+) -> dict[str, Any]:
+    """Check every method in every precision, then measure a cell for each size, length, precision and method.
+
+    Args:
+        config: holds sizes, lengths, dtypes and peers.
+        record: where the cells go.
+        check: (method, dtype) to its errors; raises where they are beyond their bound.
+        measure: a cell to what was measured of it.
+        what: what a call does, for the plots.
+        update: told of the progress.
+    """
+    for dtype in config.dtypes:
+        for method in config.peers:
+            update(0, None, f"checking {method} {dtype}")
+            record.result["parity"].append({"peer": method, "dtype": dtype, "errors": check(method, dtype)})
+    places = list(product(config.sizes, config.lengths, config.dtypes, config.peers))
+    for done, (size, seq_len, dtype, method) in enumerate(places):
+        update(done, len(places), f"{method} {size} {seq_len} {dtype}")
+        cell = {"peer": method, "title": method, "size": size, "seq_len": seq_len, "dtype": dtype}
+        cell["pass"] = f"{what}, {size}"
+        if not record.known(cell):
+            record.add(cell | measure(cell))
+    return record.close()
 
 
 def _fixed(result: dict[str, Any], varying: tuple[str, ...]) -> Any:

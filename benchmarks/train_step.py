@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.measure import comparison, device_kind, interleaved, peak_bytes
 from benchmarks.parity import Error, judge
-from benchmarks.record import Record
+from benchmarks.record import Record, measure_models
 from wavepos.attention import attention
 from wavepos.console import Update
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
@@ -93,25 +93,7 @@ def bench_train_step(config: TrainStepConfig, path: Path, resume: bool, update: 
     keys = ("peer", "size", "seq_len", "dtype")
     varying = ("lengths", "dtypes", "peers", "sizes")
     record = Record(path, "train-step", dataclasses.asdict(config), keys, varying, resume)
-    for dtype in config.dtypes:
-        for method in config.peers:
-            update(0, None, f"checking {method} {dtype}")
-            errors = check_method(config, method, dtype)
-            record.result["parity"].append({"peer": method, "dtype": dtype, "errors": errors})
-    places = [
-        (size, seq_len, dtype, method)
-        for size in config.sizes
-        for seq_len in config.lengths
-        for dtype in config.dtypes
-        for method in config.peers
-    ]
-    for done, (size, seq_len, dtype, method) in enumerate(places):
-        update(done, len(places), f"{method} {size} {seq_len} {dtype}")
-        cell = {"peer": method, "title": method, "size": size, "seq_len": seq_len, "dtype": dtype}
-        cell["pass"] = f"a step, {size}"
-        if not record.known(cell):
-            record.add(cell | _measured(config, method, cell))
-    return record.close()
+    return measure_models(config, record, partial(check_method, config), partial(_measured, config), "a step", update)
 
 
 def check_method(config: TrainStepConfig, method: str, dtype: str) -> list[dict[str, Any]]:
@@ -137,10 +119,10 @@ def check_method(config: TrainStepConfig, method: str, dtype: str) -> list[dict[
     return judge(method, [Error(tensor="losses", error=error, dense=beside, magnitude=magnitude, eps=eps)])
 
 
-def _measured(config: TrainStepConfig, method: str, cell: dict[str, Any]) -> dict[str, Any]:
+def _measured(config: TrainStepConfig, cell: dict[str, Any]) -> dict[str, Any]:
     blocks = max(1, config.batch_tokens // cell["seq_len"])
     ids = _ids(config, blocks, cell["seq_len"])
-    steps = [_step(config, name, cell, ids) for name in (BASELINE, method)]
+    steps = [_step(config, name, cell, ids) for name in (BASELINE, cell["peer"])]
     times = comparison(*interleaved(steps[0], steps[1], config.device, config.repeats, config.seconds))
     tokens = ids.numel()
     return {

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import weakref
 from pathlib import Path
 
 import pytest
@@ -308,3 +309,15 @@ def test_trainer_evaluates_with_labels(family: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(tokens(4, 20), labels=tokens(4, 20)).loss
     assert result["eval_loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_hidden_states_that_nobody_asked_for_are_let_go() -> None:
+    model = small_llama(num_hidden_layers=3)
+    outputs: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+    model.model.layers[0].register_forward_hook(lambda _, __, out: outputs.append(weakref.ref(out[0])))
+    model.model.layers[2].register_forward_pre_hook(lambda *_: alive.append(outputs[-1]() is not None))
+    with torch.no_grad():
+        model(tokens())
+        model(tokens(), output_hidden_states=True)
+    assert alive == [False, True]

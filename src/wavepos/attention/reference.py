@@ -20,11 +20,11 @@ def attention_weights(terms: ScoreTerms, mask: Mask, softmax_scale: float) -> Te
     if terms.r_BHTE is not None and terms.table is not None:
         relative_scale = softmax_scale if terms.relative_scale is None else terms.relative_scale
         products_BHTR = relative_scale * torch.matmul(terms.r_BHTE.to(dtype), terms.table.to(dtype).mT)
-        scores_BHTS = scores_BHTS + _at_displacement(products_BHTR, displacement_TS, terms)
+        scores_BHTS = scores_BHTS + terms.at_displacement(products_BHTR, displacement_TS)
     if terms.bias_HR is not None:
         num_queries = terms.q_BHTD.shape[2]
         bias_HTR = terms.bias_HR.to(dtype)[:, None].expand(-1, num_queries, -1)
-        scores_BHTS = scores_BHTS + _at_displacement(bias_HTR, displacement_TS, terms)
+        scores_BHTS = scores_BHTS + terms.at_displacement(bias_HTR, displacement_TS)
     allowed = mask.allowed(terms.q_BHTD.device)
     weights = scores_BHTS.masked_fill(~allowed, torch.finfo(dtype).min).softmax(dim=-1)
     return weights * allowed
@@ -49,11 +49,3 @@ def _dot_products(q_BHTD: Tensor, k_BGSD: Tensor) -> Tensor:
 def _grouped(x_BH: Tensor, num_groups: int) -> Tensor:
     """[B,H,...] as [B,G,H/G,...]: the query heads of one key/value head side by side."""
     return x_BH.reshape(x_BH.shape[0], num_groups, -1, *x_BH.shape[2:])
-
-
-def _at_displacement(values: Tensor, displacement_TS: Tensor, terms: ScoreTerms) -> Tensor:
-    """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the last entry; undefined below the first."""
-    last = values.shape[-1] - 1
-    index_TS = displacement_TS - terms.first_displacement
-    at = values.gather(-1, index_TS.clamp(0, last).expand(*values.shape[:-1], -1))
-    return at.masked_fill(index_TS > last, 0.0) if terms.tail == "zero" else at

@@ -33,21 +33,13 @@ def slot_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, query_offset: 
         scale = softmax_scale if terms.relative_scale is None else terms.relative_scale
         wide = at_least_float32(terms.r_BHTE)
         products_BHTR = torch.matmul(wide, terms.table.to(wide.dtype).mT) * scale
-        bias = bias + _at_displacement(products_BHTR, displacement_TS, terms)
+        bias = bias + terms.at_displacement(products_BHTR, displacement_TS)
     if terms.bias_HR is not None:
         bias_HTR = terms.bias_HR[:, None].expand(-1, mask.num_queries, -1)
-        bias = bias + _at_displacement(bias_HTR, displacement_TS, terms)
+        bias = bias + terms.at_displacement(bias_HTR, displacement_TS)
     bias = bias.masked_fill(~allowed, torch.finfo(q.dtype).min).to(q.dtype)
     bias = bias.expand(*q.shape[:3], num_keys)
     out = scaled_dot_product_attention(
         q, terms.k_BGSD, v_BGSD, attn_mask=bias, scale=softmax_scale, enable_gqa=terms.k_BGSD.shape[1] != q.shape[1]
     )
     return torch.where(allowed.any(-1, keepdim=True), out, 0.0)
-
-
-def _at_displacement(values: Tensor, displacement_TS: Tensor, terms: ScoreTerms) -> Tensor:
-    """values[..., m, δ(m, n)] as [..., T, S]; beyond the table as its tail says, ahead undefined."""
-    last = values.shape[-1] - 1
-    index_TS = displacement_TS - terms.first_displacement
-    at = values.gather(-1, index_TS.clamp(0, last).expand(*values.shape[:-1], -1))
-    return at.masked_fill(index_TS > last, 0.0) if terms.tail == "zero" else at

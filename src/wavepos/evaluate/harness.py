@@ -134,7 +134,7 @@ class _WithoutBars(TextIOBase):
 
 def _check_installed(tasks: Iterable[str]) -> None:
     try:
-        import lm_eval  # noqa: F401
+        import lm_eval  # noqa: F401 - to know that it is there
 
         if any(task in RULER for task in tasks):
             _import_ruler()
@@ -150,7 +150,7 @@ def _import_ruler() -> None:
         (Path(folder) / "tokenizers" / "punkt_tab").mkdir(parents=True)
         nltk.data.path.append(folder)
         try:
-            import lm_eval.tasks.ruler.prepare_niah  # noqa: F401
+            import lm_eval.tasks.ruler.prepare_niah  # noqa: F401 - for what its import does
         finally:
             nltk.data.path.remove(folder)
 

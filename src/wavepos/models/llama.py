@@ -137,19 +137,20 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
             output_hidden_states = bool(self.config.output_hidden_states)
         layers: Any = self.layers
         _check_padding(layers[0].self_attn.position, context)
-        states, maps = [hidden_states], []
+        states: tuple[Tensor, ...] = ()  # filled only where asked for: they hold the memory of every layer
+        maps: tuple[Tensor, ...] = ()
         for layer in layers:
+            states += (hidden_states,) if output_hidden_states else ()
             hidden_states, weights = layer(
                 hidden_states, context, past_key_values=past_key_values, output_attentions=output_attentions
             )
-            states.append(hidden_states)
-            maps.append(weights)
+            maps += (weights,) if output_attentions else ()
         hidden_states = self.norm(hidden_states)
         outputs = BaseModelOutputWithPast(
             last_hidden_state=hidden_states,
             past_key_values=past_key_values,
-            hidden_states=(*states[:-1], hidden_states) if output_hidden_states else None,
-            attentions=tuple(maps) if output_attentions else None,
+            hidden_states=(*states, hidden_states) if output_hidden_states else None,
+            attentions=maps if output_attentions else None,
         )
         named = self.config.return_dict if return_dict is None else return_dict
         return outputs if named else outputs.to_tuple()

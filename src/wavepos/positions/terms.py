@@ -47,6 +47,13 @@ class ScoreTerms:
     relative_scale: float | None = None
     low_rank: LowRank | None = None
 
+    def at_displacement(self, values: Tensor, displacement_TS: Tensor) -> Tensor:
+        """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the last entry; undefined below the first."""
+        last = values.shape[-1] - 1
+        index_TS = displacement_TS - self.first_displacement
+        at = values.gather(-1, index_TS.clamp(0, last).expand(*values.shape[:-1], -1))
+        return at.masked_fill(index_TS > last, 0.0) if self.tail == "zero" else at
+
 
 class Position(nn.Module, ABC):
     """A positional method: it turns queries and keys into `ScoreTerms` and knows nothing of how they are computed."""
