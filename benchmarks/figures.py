@@ -97,7 +97,9 @@ def _draw(axes: Any, line: list[Cell], value: Callable[[Cell], dict[str, float]]
 def _scale(axes: Any, label: str, cells: Sequence[Cell]) -> None:
     ticks = sorted({cell["seq_len"] for cell in cells})
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
+    low, high = axes.get_ylim()
+    if high > 2.0 * low:  # else no power of two may lie in between, and the axis would bear no number
+        axes.set_yscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick // 1024}k" if tick % 1024 == 0 else str(tick) for tick in ticks])
     axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda number, _: f"{number:g}"))
     axes.set_xlabel("tokens")
