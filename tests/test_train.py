@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from torch.optim import SGD
+from transformers import AutoModelForCausalLM
 
-from wavepos.data import PreparedData, prepare
+from wavepos.data import Blocks, PreparedData, prepare
 from wavepos.models import baevski_auli_config
 from wavepos.train import TrainConfig, build_model, learning_rate, optimizer_and_schedule, recipe, train
 from wavepos.training_callbacks import MARKER, complete_checkpoint
@@ -72,6 +73,22 @@ def test_another_config_in_the_same_directory_is_refused(corpus: str, tmp_path: 
     train(config, tmp_path / "run", data)
     with pytest.raises(ValueError, match=r"holds a run with another config \(learning_rate: 0.002 there, 0.5 here\)"):
         train(dataclasses.replace(config, learning_rate=0.5), tmp_path / "run", data)
+
+
+def test_validation_logs_the_loss_of_the_valid_split_and_changes_no_weight(corpus: str, tmp_path: Path) -> None:
+    config = small(corpus, model="llama", seq_len=16)
+    data = prepared(config, tmp_path)
+    train(config, tmp_path / "without", data)
+    record = train(dataclasses.replace(config, validate_every=5), tmp_path / "with", data)
+    assert [step for step, _ in record["valid_losses"]] == [5, 10, 12]
+    one, other = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("without", "with"))
+    assert one == other
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "with" / "model").eval()
+    blocks = Blocks(data.valid, 16)
+    items = [blocks[index] for index in range(len(blocks))]
+    ids, targets = (torch.stack([item[key] for item in items]) for key in ("input_ids", "shift_labels"))
+    with torch.no_grad():
+        assert record["valid_losses"][-1][1] == pytest.approx(float(model.token_losses(ids, targets).mean()), rel=1e-5)
 
 
 SCRIPT = """

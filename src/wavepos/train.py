@@ -46,8 +46,14 @@ from wavepos.models.baevski_auli import Size
 from wavepos.models.convert import converted_config
 from wavepos.models.llama_config import LlamaSize
 from wavepos.provenance import environment, write_json
-from wavepos.training_callbacks import CompleteCheckpoints, Observer, StopOnSignal, complete_checkpoint
-from wavepos.training_config import TrainConfig, learning_rate, recipe, uses_bf16
+from wavepos.training_callbacks import (
+    CompleteCheckpoints,
+    Observer,
+    StopOnSignal,
+    Validation,
+    complete_checkpoint,
+)
+from wavepos.training_config import VALIDATION_TOKENS, TrainConfig, learning_rate, recipe, uses_bf16
 from wavepos.training_processes import in_first
 
 __all__ = ["TrainConfig", "build_model", "learning_rate", "optimizer_and_schedule", "recipe", "train", "uses_bf16"]
@@ -138,6 +144,9 @@ def train(
         "train_tokens": config.steps * config.batch_tokens,
         "train_seconds": round(checkpoints.seconds, 1),
         "losses": [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry],
+        "valid_losses": [
+            (entry["step"], entry["valid_loss"]) for entry in trainer.state.log_history if "valid_loss" in entry
+        ],
     }
 
     def finish() -> dict[str, Any]:
@@ -213,6 +222,11 @@ def _trainer(
     trainer.optimizer, trainer.lr_scheduler = optimizer_and_schedule(config, model)  # not as an argument, for FSDP
     trainer.model_accepts_loss_kwargs = False  # the mean of a micro-batch is the loss, and they are all of one size
     trainer.remove_callback(PrinterCallback)
+    if config.validate_every is not None:
+        precision = torch.bfloat16 if uses_bf16(config.precision) else None
+        blocks = Blocks(data.valid, config.seq_len)
+        every = config.validate_every
+        trainer.add_callback(Validation(blocks, VALIDATION_TOKENS, every, precision, trainer.log))
     return trainer
 
 

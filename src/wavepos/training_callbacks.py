@@ -10,8 +10,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from wavepos.data import Blocks
 from wavepos.provenance import write_json
 from wavepos.training_processes import any_process, wait_for_all
 
@@ -90,6 +94,47 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc] # as above
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
+
+
+class Validation(TrainerCallback):  # type: ignore[misc] # as above
+    """Logs the mean loss on the first blocks of the valid split as "valid_loss"; draws no random number.
+
+    Every process reads the same blocks, so that shards of a model are gathered by all of them.
+
+    Args:
+        blocks: of the valid split.
+        num_tokens: targets read, at most, and at least one block.
+        every: updates from one validation to the next; the last update is followed by one.
+        precision: dtype of matrix products, as in training; None: float32.
+        log: Trainer's own `log`.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        num_tokens: int,
+        every: int,
+        precision: torch.dtype | None,
+        log: Callable[[dict[str, float]], None],
+    ) -> None:
+        count = min(len(blocks), max(1, num_tokens // blocks.seq_len))
+        self._loader = DataLoader(Subset(blocks, range(count)), batch_size=max(1, 8192 // blocks.seq_len))
+        self._every, self._precision, self._log = every, precision, log
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self._every and state.global_step < state.max_steps:
+            return
+        model: nn.Module = kwargs["model"]
+        model.eval()
+        nats, tokens = 0.0, 0
+        device = args.device
+        with torch.no_grad(), torch.autocast(device.type, self._precision, enabled=self._precision is not None):
+            for batch in self._loader:
+                targets = batch["shift_labels"].to(device)
+                loss = model(input_ids=batch["input_ids"].to(device), shift_labels=targets).loss
+                nats, tokens = nats + float(loss) * targets.numel(), tokens + targets.numel()
+        model.train()
+        self._log({"valid_loss": nats / tokens})
 
 
 class Observer(TrainerCallback):  # type: ignore[misc] # as above

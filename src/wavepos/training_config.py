@@ -22,6 +22,8 @@ SIZES: dict[str, tuple[str, ...]] = {"baevski-auli": get_args(Size), "llama": ge
 """The named sizes of each model."""
 PAPER_THETA = 5e5
 """θ of the paper's RoPE at 7B (section 7.1)."""
+VALIDATION_TOKENS = 32_768
+"""Targets of the valid split, at most, whose loss is logged while a model is trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class TrainConfig:
             state (FSDP2); for a Llama.
         seed: of the initial weights, the order of the data and dropout.
         save_every, log_every: in updates; a logged loss is the mean since the one before.
+        validate_every: updates after which the loss on the first `VALIDATION_TOKENS` of the valid split is logged, read
+            in blocks of seq_len; None: never. What is trained does not depend on it.
     """
 
     model: ModelName = "baevski-auli"
@@ -76,6 +80,7 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 100
     log_every: int = 10
+    validate_every: int | None = None
 
     def __post_init__(self) -> None:
         _check_size(self.model, self.size)
@@ -86,6 +91,8 @@ class TrainConfig:
         for name in ("seq_len", "steps", "batch_tokens", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.validate_every is not None and self.validate_every < 1:
+            raise ValueError(f"validate_every must be at least 1 or None, got {self.validate_every}")
         for name, choices in (("optimizer", OptimizerName), ("precision", Precision), ("sharding", Sharding)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")

@@ -179,3 +179,21 @@ def test_positions_are_shared_by_layers_unless_a_layer_learns_its_own() -> None:
     assert len(tiny("wavelet").positions) == len(tiny("t5").positions) == 1
     for position in ("shaw", "transformer_xl", "learned_relative", {"method": "wavelet", "query_bias": "zeros"}):
         assert len(tiny(position).positions) == 2
+
+
+def test_initial_values_are_fairseqs() -> None:
+    torch.manual_seed(0)
+    config = BaevskiAuliConfig(vocab_size=300, num_hidden_layers=1, cutoffs=(), position="nope")
+    layer = BaevskiAuliForCausalLM(config).layers[0]
+    expected = {  # transformer_lm_wiki103's standard deviations at width 1024, read off fairseq's own model
+        "qkv.weight": 0.0221,
+        "qkv.bias": 0.0180,
+        "out.weight": 0.03125,
+        "out.bias": 0.0,
+        "up.weight": 0.01804,
+        "up.bias": 0.0180,
+        "down.weight": 0.00902,
+        "down.bias": 0.0090,
+    }
+    found = {name: float(value.detach().std()) for name, value in layer.named_parameters() if "norm" not in name}
+    assert found == pytest.approx(expected, rel=0.05)

@@ -94,6 +94,16 @@ def baevski_auli_config(size: Size, vocab_size: int, position: str | Mapping[str
     return BaevskiAuliConfig(vocab_size=vocab_size, position=position, cutoffs=(), **sizes, **dropouts)
 
 
+@final
+class QueryKeyValue(nn.Linear):
+    """The projection to queries, keys and values: fairseq draws its weight by Xavier, its bias from U(±1/√fan_in)."""
+
+
+@final
+class FeedForwardLinear(nn.Linear):
+    """A map of the feed-forward network: fairseq draws its weight and bias from U(±1/√fan_in)."""
+
+
 class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transformers is untyped here
     """x + attention(norm(x)), then x + ffn(norm(x)); the position is handed in, for it may be shared by layers."""
 
@@ -103,11 +113,11 @@ class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transfor
         self.config = config
         self.layer_index = layer_index
         self.attention_norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = QueryKeyValue(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.ffn_norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, width)
+        self.up = FeedForwardLinear(width, config.intermediate_size)
+        self.down = FeedForwardLinear(config.intermediate_size, width)
 
     def forward(
         self,
@@ -159,7 +169,7 @@ class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transfor
 class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc] # transformers is untyped here
     """Decoder LM: embeddings × √d, pre-norm layers without a final norm, (adaptive) softmax tied to the embedding.
 
-    Deviates from the paper: no; the paper's code is fairseq's, whose sizes, ties and initial values are kept.
+    As in the paper, whose code is fairseq's: sizes, ties and initial values are those of its transformer_lm_wiki103.
     """
 
     config_class = BaevskiAuliConfig
@@ -262,6 +272,14 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         match module:
+            case FeedForwardLinear():
+                bound = module.in_features**-0.5
+                nn.init.uniform_(module.weight, -bound, bound)
+                nn.init.uniform_(module.bias, -bound, bound)
+            case QueryKeyValue():
+                bound = module.in_features**-0.5
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.uniform_(module.bias, -bound, bound)
             case nn.Linear():
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
