@@ -88,6 +88,8 @@ class Train:
     """The highest learning rate."""
     warmup_steps: int | None = None
     """Updates until it is reached."""
+    final_learning_rate: float | None = None
+    """The learning rate of the last update."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
     """auto: bf16 where the hardware multiplies it."""
     gradient_checkpointing: bool = False
@@ -98,6 +100,8 @@ class Train:
     """Of the initial weights, the order of the data and dropout."""
     save_every: int | None = None
     """Updates between checkpoints."""
+    validate_every: int | None = None
+    """Updates between two looks at the loss of the valid split; by default none is taken."""
     dry_run: bool = False
     """Print the whole config, the parameters and a memory plan; train nothing, read no data."""
     devices: int | None = None
