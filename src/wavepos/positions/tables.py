@@ -91,7 +91,7 @@ class TableCache:
             key: what else determines the values; the table of the latest key is kept. None: nothing does.
         """
         table: Tensor = self._at_least(self._grown(length), device, key)
-        return table[..., :length, :]
+        return table.narrow(-2, 0, length)
 
     def low_rank(self, length: int, device: torch.device, dtype: torch.dtype) -> LowRank | None:
         """Entries 0 … length − 1 as factors good to the dtype's rounding; None where their rank is not low."""
