@@ -1,6 +1,8 @@
 """Configs round-trip through JSON, and the rivals equal transformers' own code."""
 
 import json
+import math
+from decimal import Decimal, localcontext
 
 import pytest
 import torch
@@ -127,6 +129,19 @@ def test_rotation_equals_transformers_llama() -> None:
     expected_k, _ = apply_rotary_pos_emb(k, k, cos, sin)
     torch.testing.assert_close(terms.q_BHTD, expected_q, rtol=0.0, atol=2e-5)
     torch.testing.assert_close(terms.k_BGSD, expected_k, rtol=0.0, atol=2e-5)
+
+
+@pytest.mark.parametrize("place", [4_096, 65_536, 1_000_000])
+def test_angles_keep_their_precision_at_a_million_tokens(place: int) -> None:
+    """cos and sin of position · 10000^(−2i/D), worked out with 50 digits."""
+    q = torch.zeros(1, 1, 1, 128)
+    q[..., :64] = 1.0  # rotated it holds cos in the first half and sin in the second
+    rotated = Rotary(128).rotated(q, torch.tensor(place), place + 1)[0, 0, 0].tolist()
+    with localcontext() as context:
+        context.prec = 50
+        turn = 2 * Decimal("3.14159265358979323846264338327950288419716939937510582097494")
+        angles = [float(place * Decimal(10000) ** (Decimal(-2 * i) / 128) % turn) for i in range(64)]
+    assert rotated == pytest.approx([*map(math.cos, angles), *map(math.sin, angles)], abs=1e-7)
 
 
 def test_dynamic_frequencies_follow_the_number_of_keys() -> None:
