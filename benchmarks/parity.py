@@ -125,8 +125,8 @@ def _dense(built: Built, case: Case) -> Any:
     return run
 
 
-def position_terms(position: Position, q: Tensor, k: Tensor, states: Tensor | None, q_offset: int = 0) -> ScoreTerms:
+def position_terms(position: Position, q: Tensor, k: Tensor, states: Tensor | None) -> ScoreTerms:
     """The terms of a position, with its relative states where it reads any."""
     if isinstance(position, ReadsRelativeStates):
-        return position.terms(q, k, q_offset=q_offset, relative_states_BHTE=states)
-    return position.terms(q, k, q_offset=q_offset)
+        return position.terms(q, k, relative_states_BHTE=states)
+    return position.terms(q, k)

@@ -57,7 +57,8 @@ def _tables(position: Position, case: Case) -> tuple[Tensor, ...]:
         return ()
     q = torch.empty(1, case.num_heads, case.seq_len, case.head_dim, dtype=case.dtype, device=case.device)
     terms = position.terms(q, q)
-    factors = () if terms.low_rank is None else (terms.low_rank.coefficients_RK, terms.low_rank.basis_KE)
+    product = position.factors(terms)
+    factors = () if product is None else (product.coefficients_RK, product.basis_KE)
     return tuple(x for x in (terms.table, terms.bias_HR, *factors) if x is not None)
 
 

@@ -1,12 +1,23 @@
 """wavepos: wavelet positional representations for Transformers, and every rival behind the same attention call."""
 
 from wavepos.attention import attention
-from wavepos.positions import ALiBi, LearnedRelative, NoPE, Rotary, ShawRelative, T5Bias, TransformerXLRelative, Wavelet
+from wavepos.positions import (
+    ALiBi,
+    Kerple,
+    LearnedRelative,
+    NoPE,
+    Rotary,
+    ShawRelative,
+    T5Bias,
+    TransformerXLRelative,
+    Wavelet,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ALiBi",
+    "Kerple",
     "LearnedRelative",
     "NoPE",
     "Rotary",

@@ -1,7 +1,6 @@
 """The command line: wavepos demo | train | eval | harness | generate | bench."""
 
 import dataclasses
-import json
 import os
 import sys
 import warnings
@@ -26,7 +25,8 @@ class Demo:
     out: Path = Path("runs/demo")
     """Directory of the runs, the table, the plots and report.html."""
     methods: tuple[str, ...] = ("NoPE", "RoPE", "Transformer-XL", "ALiBi", "Wavelet", "Wavelet, recency start")
-    """Names in the table, or methods (nope, rotary, alibi, t5, shaw, transformer_xl, wavelet), or JSON objects."""
+    """Names in the table, or methods (nope, rotary, alibi, kerple, t5, shaw, transformer_xl, wavelet,
+    learned_relative), or JSON objects."""
     corpus: str = "stdlib"
     """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[.gz|.xz|.zst] | hf:NAME[/CONFIG]"""
     seeds: int = 1
@@ -58,8 +58,8 @@ class Train:
     """
 
     method: str
-    """nope, rotary, alibi, t5, shaw, transformer_xl, learned_relative, wavelet, or a JSON object such as
-    '{"method": "rotary", "theta": 5e5}'."""
+    """nope, rotary, alibi, kerple, t5, shaw, transformer_xl, wavelet, learned_relative, one of your own, or a JSON
+    object such as '{"method": "rotary", "theta": 5e5}'."""
     model: Literal["baevski-auli", "llama"] = "baevski-auli"
     """The family of the model."""
     size: Literal["tiny", "small", "paper", "1b", "7b"] = "tiny"
@@ -108,10 +108,11 @@ class Train:
     """Devices to plan for in a dry run; otherwise torchrun's."""
 
     def run(self) -> None:
+        from wavepos.positions import position_fields
         from wavepos.train import recipe, train
 
         devices = self._num_devices()
-        position = _position_json(self.method)
+        position = position_fields(self.method)
         base = recipe(
             self.size,
             corpus=self.corpus,
@@ -330,16 +331,6 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
-
-
-def _position_json(method: str) -> str | dict[str, Any]:
-    if not method.lstrip().startswith("{"):
-        return method
-    try:
-        parsed: dict[str, Any] = json.loads(method)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"method must be a name or a JSON object, got {method!r}: {error}") from error
-    return parsed
 
 
 if __name__ == "__main__":

@@ -92,12 +92,13 @@ def select_methods(names: Sequence[str]) -> dict[str, dict[str, Any]]:
             chosen[known[name.lower()]] = METHODS[known[name.lower()]]
             continue
         try:
-            position = position_dict(parse_position(json.loads(name) if name.startswith("{") else name))
+            position = position_dict(parse_position(name))
         except ValueError as error:
             raise ValueError(
                 f"methods takes {', '.join(map(repr, METHODS))}, a method's name or a JSON object: {error}"
             ) from error
-        chosen[name] = position
+        shown = (title for title, method in METHODS.items() if position_dict(parse_position(method)) == position)
+        chosen[next(shown, name)] = position
     return chosen
 
 

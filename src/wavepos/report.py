@@ -9,8 +9,8 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from wavepos import Wavelet, plots
-from wavepos.positions import build_position, parse_position
+from wavepos import plots
+from wavepos.positions import Wavelet, parse_position
 from wavepos.provenance import write_text
 
 BLOCKS = {
@@ -155,10 +155,8 @@ def _figures(result: dict[str, Any]) -> dict[str, tuple[Any, str]]:
         "learning_curves": (plots.learning_curves(outcomes), "Training loss of each model on the same batches."),
     }
     for outcome in outcomes:
-        parsed = parse_position(outcome["position"])
-        if parsed.method == "wavelet":
-            position = build_position(parsed, head_dim=64, num_heads=4)
-            assert isinstance(position, Wavelet)
+        position = parse_position(outcome["position"]).build(head_dim=64, num_heads=4)
+        if isinstance(position, Wavelet):
             figures["wavelets"] = (
                 plots.wavelets(position),
                 "The fixed table p(δ): what a head may add up for a query.",

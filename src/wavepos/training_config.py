@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from wavepos.models.baevski_auli import Size
 from wavepos.models.convert import converted_config
 from wavepos.models.llama_config import LlamaSize, WaveposLlamaConfig, llama_config
-from wavepos.positions import parse_position, position_dict
+from wavepos.positions import RotaryConfig, parse_position, position_dict, position_fields
 
 ModelName = Literal["baevski-auli", "llama"]
 OptimizerName = Literal["adamw", "nag"]
@@ -165,8 +165,8 @@ def _recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_dev
     if model == "llama" and size == "7b":
         return _paper_llama_recipe(run, position, num_devices)
     if model == "llama":
-        return _llama_recipe(partial(run, position=position_dict(parse_position(position))), size)
-    return _baevski_auli_recipe(partial(run, position=position_dict(parse_position(position))), size)
+        return _llama_recipe(partial(run, position=position_fields(position)), size)
+    return _baevski_auli_recipe(partial(run, position=position_fields(position)), size)
 
 
 def _position_from(start_from: str, position: str | dict[str, Any]) -> dict[str, Any]:
@@ -260,11 +260,11 @@ def _llama_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
 
 
 def _paper_llama_recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_devices: int) -> TrainConfig:
-    given = {"method": position} if isinstance(position, str) else position
-    if given.get("method") == "rotary":
+    given = position_fields(position)
+    if given["method"] == RotaryConfig.method:
         given = {"theta": PAPER_THETA, **given}
     return run(
-        position=position_dict(parse_position(given)),
+        position=given,
         tokenizer="file:llama-2-tokenizer",
         max_tokens=30_000 * 4096 * num_devices + 1,
         seq_len=4096,

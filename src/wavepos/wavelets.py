@@ -5,6 +5,7 @@ float64: a position casts its finished table once. No 1/√a is applied here (Eq
 as an option.
 """
 
+import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -49,7 +50,7 @@ class MotherWavelet(ABC):
 
 @final
 class Ricker(MotherWavelet):
-    """ψ(u) = (1 − u²)·exp(−u²/2), u = x/a (Eq. 12; PyWavelets calls it mexh). Deviates from the paper: no."""
+    """ψ(u) = (1 − u²)·exp(−u²/2), u = x/a (Eq. 12; PyWavelets calls it mexh). As in the paper."""
 
     @property
     def name(self) -> str:
@@ -66,7 +67,7 @@ class Ricker(MotherWavelet):
 
 @final
 class Gaussian(MotherWavelet):
-    """ψ(u) = exp(−u²), u = x/a (section 6.3.1). Deviates from the paper: no."""
+    """ψ(u) = exp(−u²), u = x/a (section 6.3.1). As in the paper."""
 
     @property
     def name(self) -> str:
@@ -82,7 +83,7 @@ class Gaussian(MotherWavelet):
 
 @final
 class Haar(MotherWavelet):
-    """ψ(u) = 1 on [−1/2, 0), −1 on [−1, −1/2), 0 elsewhere, u = x/a (Eq. 15). Deviates from the paper: no."""
+    """ψ(u) = 1 on [−1/2, 0), −1 on [−1, −1/2), 0 elsewhere, u = x/a (Eq. 15). As in the paper."""
 
     @property
     def name(self) -> str:
@@ -102,7 +103,7 @@ class Haar(MotherWavelet):
 class Morlet(MotherWavelet):
     """ψ(u) = exp(−u²)·cos(a·u), u = x/a (section 6.3.1): the cosine is cos(x) whatever the scale, as in the paper.
 
-    Deviates from the paper: no. `TrueMorlet` is the wavelet that usually bears the name.
+    As in the paper. `TrueMorlet` is the wavelet that usually bears the name.
     """
 
     @property
@@ -150,7 +151,7 @@ class Sampled(MotherWavelet):
 
     The array's index is the offset x in tokens (0, 1, 2, …); outside the array ψ is zero. Of the two wavelets of a
     biorthogonal family the decomposition wavelet is taken. Amplitudes are PyWavelets' own (bior3.1 peaks at 96);
-    `Wavelet(amplitude="unit_peak")` normalises them. Deviates from the paper: no.
+    `Wavelet(amplitude="unit_peak")` normalises them. As in the paper.
 
     Args:
         family: a name out of `pywt.wavelist(kind="discrete")`, such as "db4", "sym8" or "rbio1.1".
@@ -209,9 +210,11 @@ def mother_wavelet(name: str) -> MotherWavelet:
         case _ if name.startswith(PYWAVELETS_FAMILIES):
             return Sampled(name)
         case _:
+            close = difflib.get_close_matches(name, CLOSED_FORMS, 1)
             raise ValueError(
                 f"wavelet must be one of {', '.join(CLOSED_FORMS)}, or a discrete wavelet of PyWavelets "
                 f"({', '.join(PYWAVELETS_FAMILIES)}, such as 'db4'), got {name!r}"
+                + (f": did you mean {close[0]!r}?" if close else "")
             )
 
 

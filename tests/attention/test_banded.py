@@ -14,7 +14,7 @@ from wavepos.attention.banded_op import backward_operator, banded_operator
 from wavepos.attention.mask import Mask
 from wavepos.attention.reference import reference_attention
 from wavepos.positions import ScoreTerms
-from wavepos.positions.low_rank import low_rank, row_tolerance
+from wavepos.positions.tables import low_rank, row_tolerance
 
 NAMES = [name for name in POSITIONS if name != "alibi-12"]
 

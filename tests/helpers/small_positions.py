@@ -5,6 +5,7 @@ from torch import nn
 
 from wavepos import (
     ALiBi,
+    Kerple,
     LearnedRelative,
     NoPE,
     Rotary,
@@ -24,6 +25,7 @@ POSITIONS = {
     "rotary": lambda: Rotary(HEAD_DIM),
     "alibi": lambda: ALiBi(NUM_HEADS),
     "alibi-12": lambda: ALiBi(12),
+    "kerple": lambda: Kerple(NUM_HEADS),
     "t5": lambda: T5Bias(NUM_HEADS, num_buckets=8, max_distance=WIDTH - 1),
     "shaw": lambda: ShawRelative(HEAD_DIM, max_distance=WIDTH - 1),
     "transformer_xl": lambda: TransformerXLRelative(HEAD_DIM, NUM_HEADS),

@@ -1,6 +1,8 @@
 """Configs round-trip through JSON, and the rivals equal transformers' own code."""
 
 import json
+import math
+from decimal import Decimal, localcontext
 
 import pytest
 import torch
@@ -72,19 +74,26 @@ def test_configs_round_trip_through_json(config: str | dict) -> None:
     ("config", "message"),
     [
         (
-            "rope",
-            "method of a position must be one of nope, rotary, alibi, .*, wavelet, learned_relative, got .rope",
+            "rotry",
+            "method of a position must be one of nope, rotary, alibi, .*, wavelet, learned_relative, got .rotry.: did "
+            "you mean 'rotary'",
         ),
         ({"theta": 1e4}, "got None"),
-        ({"method": "rotary", "thetta": 1e4}, "position 'rotary' takes theta, scaling, got the unknown key 'thetta'"),
+        (
+            {"method": "rotary", "thetta": 1e4},
+            "position 'rotary' takes theta, scaling, got the unknown key 'thetta': did you mean 'theta'",
+        ),
         ({"method": "nope", "scale": 1}, "position 'nope' takes no keys, got the unknown key 'scale'"),
         ({"method": "rotary", "theta": 0.5}, "theta must be more than 1, got 0.5"),
         ({"method": "rotary", "scaling": {"rope_type": "ntk"}}, "rope_type of a rotary scaling must be one of linear"),
         ({"method": "rotary", "scaling": {"rope_type": "linear"}}, "rotary scaling 'linear' needs the key 'factor'"),
-        ({"method": "rotary", "scaling": {"rope_type": "linear", "factor": 0.5}}, "factor of a rotary scaling must"),
+        (
+            {"method": "rotary", "scaling": {"rope_type": "linear", "factor": 0.5}},
+            "rotary scaling 'linear': factor must lie between 1.0 and",
+        ),
         ({"method": "t5", "num_buckets": 300}, "max_distance more than num_buckets // 2"),
         ({"method": "transformer_xl", "sinusoid_dim": 7}, "sinusoid_dim must be even, got 7"),
-        ({"method": "shaw", "max_distance": 0}, "max_distance must be a positive whole number, got 0"),
+        ({"method": "shaw", "max_distance": 0}, "max_distance must lie between 1 and 16777216, got 0"),
     ],
     ids=str,
 )
@@ -105,7 +114,7 @@ def test_scalings_equal_transformers(scaling: dict, seq_len: int) -> None:
         rope_parameters={"rope_theta": 50000.0, **{k: v for k, v in scaling.items() if k != "max_position_embeddings"}},
     )
     theirs, their_factor = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, torch.device("cpu"), seq_len=seq_len)
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(ours, theirs.double(), rtol=1e-6, atol=0.0)
     assert our_factor == pytest.approx(their_factor, rel=1e-9)
 
 
@@ -120,6 +129,19 @@ def test_rotation_equals_transformers_llama() -> None:
     expected_k, _ = apply_rotary_pos_emb(k, k, cos, sin)
     torch.testing.assert_close(terms.q_BHTD, expected_q, rtol=0.0, atol=2e-5)
     torch.testing.assert_close(terms.k_BGSD, expected_k, rtol=0.0, atol=2e-5)
+
+
+@pytest.mark.parametrize("place", [4_096, 65_536, 1_000_000])
+def test_angles_keep_their_precision_at_a_million_tokens(place: int) -> None:
+    """cos and sin of position · 10000^(−2i/D), worked out with 50 digits."""
+    q = torch.zeros(1, 1, 1, 128)
+    q[..., :64] = 1.0  # rotated it holds cos in the first half and sin in the second
+    rotated = Rotary(128).rotated(q, torch.tensor(place), place + 1)[0, 0, 0].tolist()
+    with localcontext() as context:
+        context.prec = 50
+        turn = 2 * Decimal("3.14159265358979323846264338327950288419716939937510582097494")
+        angles = [float(place * Decimal(10000) ** (Decimal(-2 * i) / 128) % turn) for i in range(64)]
+    assert rotated == pytest.approx([*map(math.cos, angles), *map(math.sin, angles)], abs=1e-7)
 
 
 def test_dynamic_frequencies_follow_the_number_of_keys() -> None:

@@ -1,6 +1,7 @@
 """The wavelet table: Eq. 14 entry by entry, the grids of Table 3, directions, amplitudes, reach, recency."""
 
 import copy
+import json
 import math
 import pickle
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from wavepos import Wavelet
+from wavepos.positions import build_position, parse_position, position_dict
 from wavepos.positions.alibi import alibi_slopes
 from wavepos.wavelets import MotherWavelet, mother_wavelet
 
@@ -78,8 +80,8 @@ def test_reach_bounds_the_table(wavelet: str, direction: str, amplitude: str, to
     reach = position.reach(tolerance)
     table = position.table(reach + 200)
     assert float(table[reach:].abs().max()) <= tolerance * (1.0 + 1e-6)
-    if wavelet in ("ricker", "gaussian", "db4", "rbio1.1"):
-        assert float(table[: reach + 1].abs().amax(1)[reach - 1 :].max()) > 0.0 or reach == 1
+    if wavelet in ("ricker", "gaussian") and direction == "past":  # these bounds are attained: one less is too few
+        assert float(table[reach - 1].abs().max()) > tolerance * 0.9
 
 
 def test_future_looks_from_the_other_side() -> None:
@@ -179,11 +181,11 @@ def test_the_table_survives_copies_pickles_and_casts() -> None:
         ({"head_dim": 0}, "head_dim must be a positive whole number, got 0"),
         ({"head_dim": 64, "scales": [1.0, 2.0], "shifts": [0.0]}, "must give head_dim = 64 wavelets, got 2 × 1 = 2"),
         ({"scales": []}, "scales must be a sequence of at least one number"),
-        ({"scales": [1.0, -2.0]}, "scales must be positive, got -2.0"),
-        ({"scales": [math.inf] * 8}, "scales must be finite"),
+        ({"scales": [1.0, -2.0]}, "scales must lie between 1e-06 and 1e\\+100, got -2.0"),
+        ({"scales": [math.inf] * 8}, "scales must be a sequence of finite numbers or 'fit' or None, got \\[inf"),
         ({"direction": "back"}, "direction must be one of 'past', 'future', got 'back'"),
         ({"amplitude": "loud"}, "amplitude must be one of 'equal', 'inverse_sqrt', 'unit_peak', got 'loud'"),
-        ({"query_bias": "ones", "num_heads": 2}, "query_bias must be one of 'zeros', 'recency', got 'ones'"),
+        ({"query_bias": "ones", "num_heads": 2}, "query_bias must be one of 'zeros', 'recency' or None, got 'ones'"),
         ({"query_bias": "zeros"}, "num_heads must be given with query_bias"),
         ({"wavelet": "sinc"}, "got 'sinc'"),
     ],
@@ -197,3 +199,48 @@ def test_wrong_input_is_named(options: dict, message: str) -> None:
 def test_a_tolerance_out_of_range_is_refused(tolerance: float) -> None:
     with pytest.raises(ValueError, match="tolerance must lie between 0 and 1"):
         Wavelet().reach(tolerance)
+
+
+@pytest.mark.parametrize("trained_length", [64, 128, 512, 4096])
+def test_fitted_scales_are_the_papers_grid_shrunk_to_the_trained_length(trained_length: int) -> None:
+    fitted = Wavelet(64, scales="fit", trained_length=trained_length)
+    assert fitted.scales == tuple(2.0**i * trained_length / 512 for i in range(8))
+    assert max(fitted.scales) == trained_length / 4
+    parsed = parse_position({"method": "wavelet", "scales": "fit", "trained_length": trained_length})
+    assert parse_position(json.loads(json.dumps(position_dict(parsed)))) == parsed
+    built = build_position(parsed, head_dim=64, num_heads=2)
+    assert torch.equal(built.table(100), fitted.table(100))  # type: ignore[operator] # a Wavelet
+
+
+def test_fitted_scales_are_the_papers_at_the_papers_length() -> None:
+    assert torch.equal(Wavelet(scales="fit", trained_length=512).table(900), Wavelet().table(900))
+
+
+def test_fitted_scales_reach_little_further_than_the_trained_length() -> None:
+    assert Wavelet(64, scales="fit", trained_length=128).reach() == 209
+    assert Wavelet(64).reach() == 812
+
+
+def test_fitted_scales_can_be_stretched() -> None:
+    stretched = Wavelet(64, scales="fit", trained_length=128, stretch=4.0)
+    assert stretched.scales == Wavelet(64).scales
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scales": "fit"}, "trained_length goes with scales='fit' and is needed there, got scales='fit' and .*None"),
+        ({"trained_length": 128}, "trained_length goes with scales='fit' .* got scales=None and trained_length=128"),
+        ({"scales": [1.0] * 8, "trained_length": 128}, "trained_length goes with scales='fit'"),
+        ({"scales": "fit", "trained_length": 0}, "trained_length must lie between 1 and 2147483648, got 0"),
+        (
+            {"scales": "fit", "trained_length": 128, "wavelet": "db4"},
+            "scales='fit' goes with .* got 'db4', whose scales",
+        ),
+        ({"scales": "fitt", "trained_length": 128}, "got 'fitt': did you mean 'fit'"),
+    ],
+    ids=str,
+)
+def test_fitting_without_what_it_needs_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Wavelet(64, **options)

@@ -83,7 +83,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
             case "banded":
                 from wavepos.attention.banded import banded_attention
 
-                return banded_attention(terms, v, mask, scale)
+                return banded_attention(terms, v, mask, scale, position.factors)
             case "triton":
                 from wavepos.attention.triton import triton_attention
 

@@ -5,17 +5,32 @@ of a fused kernel; the band between is computed window by window. The two meet i
 recomputes the band and gives the fused kernel's backward the output and log-sum-exp of the whole, as in ring attention.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from wavepos.attention.banded_op import banded_operator
 from wavepos.attention.mask import Mask
+from wavepos.positions.tables import LowRank
 from wavepos.positions.terms import ScoreTerms, at_least_float32
 
+Factors = Callable[[ScoreTerms], LowRank | None]
+"""What `Position.factors` is: the table of the terms as a product, or None."""
 
-def banded_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: float) -> Tensor:
+
+def banded_attention(
+    terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: float, factors: Factors | None = None
+) -> Tensor:
     """Attention for any terms, [B,H,T,D] in q's dtype; memory grows as T + S.
+
+    Args:
+        terms: what the position says.
+        v_BGSD: values.
+        mask: which keys a query sees.
+        softmax_scale: factor on q·k.
+        factors: asked for the table as a product, which makes the near part cheaper; None: the table is taken as it is.
 
     Raises:
         ValueError: a table that does not begin at displacement 0, or a table without causal.
@@ -23,8 +38,8 @@ def banded_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scal
     if refusal := banded_refusal(terms, mask):
         raise ValueError(refusal)
     if mask.num_queries == 1 or _is_plain(terms, mask):
-        return _one_call(terms, v_BGSD, mask, softmax_scale)
-    r_BHTE, table_XRE = _relative(terms)
+        return _one_call(terms, v_BGSD, mask, softmax_scale, factors)
+    r_BHTE, table_XRE = _relative(terms, factors)
     bias_HR = None if terms.bias_HR is None else _without_tail(terms.bias_HR, terms, dim=1)
     table_XRE, bias_HR = _equally_long(table_XRE, bias_HR)
     k, v, padding = _as_many_keys_as_positions(terms.k_BGSD, v_BGSD, mask)
@@ -57,7 +72,7 @@ def _is_plain(terms: ScoreTerms, mask: Mask) -> bool:
     return not mask.causal or (mask.query_offset == 0 and mask.num_queries <= mask.num_keys)
 
 
-def _one_call(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: float) -> Tensor:
+def _one_call(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: float, factors: Factors | None) -> Tensor:
     """Without a mask, or for a single query, whose mask is a row: its bias stands on the last R keys."""
     end = mask.query_offset + mask.num_queries if mask.causal else mask.num_keys
     k, v = terms.k_BGSD[:, :, :end], v_BGSD[:, :, :end]
@@ -66,17 +81,17 @@ def _one_call(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: floa
         return scaled_dot_product_attention(
             terms.q_BHTD, k, v, is_causal=mask.causal, scale=softmax_scale, enable_gqa=grouped
         )
-    row, seen = _row_bias(terms, mask, k.shape[2], softmax_scale)
+    row, seen = _row_bias(terms, mask, k.shape[2], softmax_scale, factors)
     out = scaled_dot_product_attention(terms.q_BHTD, k, v, attn_mask=row, scale=softmax_scale, enable_gqa=grouped)
     return out if seen is None else torch.where(seen, out, 0.0)
 
 
 def _row_bias(
-    terms: ScoreTerms, mask: Mask, num_keys: int, softmax_scale: float
+    terms: ScoreTerms, mask: Mask, num_keys: int, softmax_scale: float, factors: Factors | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """What is added to one query's scores, [B,H,1,S], and whether it sees any key, [B,1,1,1]; None: nothing, yes."""
     q, row = terms.q_BHTD, None
-    for values in _row_values(terms, softmax_scale):
+    for values in _row_values(terms, softmax_scale, factors):
         missing = mask.query_offset + 1 - values.shape[-1]
         placed = pad(values.flip(-1), (missing, 0))[..., :num_keys].to(q.dtype)
         row = placed if row is None else row + placed
@@ -89,10 +104,10 @@ def _row_bias(
     return row.expand(*q.shape[:3], num_keys).masked_fill(~allowed, lowest), seen
 
 
-def _row_values(terms: ScoreTerms, softmax_scale: float) -> list[Tensor]:
+def _row_values(terms: ScoreTerms, softmax_scale: float, factors: Factors | None) -> list[Tensor]:
     """relative_scale · r·p(δ) and b[δ] for δ = 0, 1, … of a single query, [B or 1,H,1,R]."""
     values = []
-    r_BHTE, table_XRE = _relative(terms)
+    r_BHTE, table_XRE = _relative(terms, factors)
     if r_BHTE is not None and table_XRE is not None:
         scale = softmax_scale if terms.relative_scale is None else terms.relative_scale
         wide = at_least_float32(r_BHTE)
@@ -102,13 +117,13 @@ def _row_values(terms: ScoreTerms, softmax_scale: float) -> list[Tensor]:
     return values
 
 
-def _relative(terms: ScoreTerms) -> tuple[Tensor | None, Tensor | None]:
+def _relative(terms: ScoreTerms, factors: Factors | None) -> tuple[Tensor | None, Tensor | None]:
     """r and the table, [1 or H,R,E] and zero beyond R, in their low-rank form where the position knows one."""
     if terms.r_BHTE is None or terms.table is None:
         return None, None
-    if terms.low_rank is not None:
-        factors = terms.low_rank
-        return torch.matmul(terms.r_BHTE, factors.basis_KE.mT), factors.coefficients_RK[None]
+    product = None if factors is None else factors(terms)
+    if product is not None:
+        return torch.matmul(terms.r_BHTE, product.basis_KE.mT), product.coefficients_RK[None]
     table = terms.table if terms.table.dim() == 3 else terms.table[None]
     return terms.r_BHTE, _without_tail(table, terms, dim=1)
 

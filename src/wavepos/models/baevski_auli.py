@@ -1,7 +1,7 @@
 """The decoder language model of Baevski & Auli (2019), with any position: the paper's model of section 6.1."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
@@ -15,7 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from wavepos.attention import attention
 from wavepos.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from wavepos.models.positioned import PositionedConfig
-from wavepos.positions import LearnedRelativeConfig, Position, build_position, parse_position, position_dict
+from wavepos.positions import Position, PositionLike, parse_position, position_dict
 
 Size = Literal["tiny", "small", "paper"]
 IGNORED_LABEL = -100
@@ -53,7 +53,7 @@ class BaevskiAuliConfig(PositionedConfig):
         softmax_dropout: float = 0.2,
         cutoffs: Sequence[int] = (20000, 60000),
         adaptive_factor: int = 4,
-        position: str | Mapping[str, Any] = "wavelet",
+        position: PositionLike = "wavelet",
         **kwargs: Any,
     ) -> None:
         if hidden_size % num_attention_heads:
@@ -76,7 +76,7 @@ class BaevskiAuliConfig(PositionedConfig):
         super().__init__(**kwargs)
 
 
-def baevski_auli_config(size: Size, vocab_size: int, position: str | Mapping[str, Any]) -> BaevskiAuliConfig:
+def baevski_auli_config(size: Size, vocab_size: int, position: PositionLike) -> BaevskiAuliConfig:
     """The config of a named size: "tiny" (the demo), "small" (minutes on one GPU), "paper" (247M parameters)."""
     sizes: dict[str, Any]
     match size:
@@ -295,19 +295,19 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
 
 def _relative_projections(config: BaevskiAuliConfig) -> list[nn.Module]:
     """One projection a layer for a position that reads relative states."""
-    parsed = parse_position(config.position)
-    if not isinstance(parsed, LearnedRelativeConfig):
+    relative_dim = config.position_config.relative_states_dim
+    if relative_dim is None:
         return []
-    width = config.num_attention_heads * parsed.relative_dim
+    width = config.num_attention_heads * relative_dim
     return [nn.Linear(config.hidden_size, width) for _ in range(config.num_hidden_layers)]
 
 
 def _positions(config: BaevskiAuliConfig) -> list[Position]:
     """One position for all layers where it holds nothing a layer would learn for itself, else one a layer."""
-    parsed = parse_position(config.position)
+    parsed = config.position_config
     head_dim = config.hidden_size // config.num_attention_heads
-    first = build_position(parsed, head_dim=head_dim, num_heads=config.num_attention_heads)
+    first = parsed.build(head_dim=head_dim, num_heads=config.num_attention_heads)
     if first.shared_by_layers:
         return [first]
     others = range(config.num_hidden_layers - 1)
-    return [first, *(build_position(parsed, head_dim=head_dim, num_heads=config.num_attention_heads) for _ in others)]
+    return [first, *(parsed.build(head_dim=head_dim, num_heads=config.num_attention_heads) for _ in others)]

@@ -11,7 +11,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from wavepos.models.llama import WaveposLlamaForCausalLM
 from wavepos.models.llama_config import WaveposLlamaConfig
-from wavepos.positions import RotaryConfig, parse_position, position_dict
+from wavepos.positions import RotaryConfig, parse_position, position_dict, position_fields
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def converted_config(config: PreTrainedConfig, position: str | Mapping[str, Any]
     if config.model_type != "llama":
         raise ValueError(f"source must be a model of type 'llama', got {config.model_type!r}")
     sizes = {name: getattr(config, name) for name in _SIZES}
-    if position == "rotary":
+    if position_fields(position) == {"method": RotaryConfig.method}:
         position = position_dict(_rotation(config))
     return WaveposLlamaConfig(**sizes, position=position)
 

@@ -16,7 +16,7 @@ from wavepos.models.context import PACKED_WITH_CACHE, Context, padded_to_cache, 
 from wavepos.models.llama_config import WaveposLlamaConfig
 from wavepos.models.llama_layers import RelativeProjection, WaveposLlamaDecoderLayer
 from wavepos.models.remote_code import AUTO_MAP, write_remote_code
-from wavepos.positions import Position, Rotary, build_position, parse_position
+from wavepos.positions import Position, Rotary
 
 IGNORED_LABEL = -100
 _LOSS_CHUNK = 1024
@@ -275,10 +275,10 @@ def _check_padding(position: Position, context: Context) -> None:
 
 def _positions(config: WaveposLlamaConfig) -> list[Position]:
     """One a layer, the same object where it learns nothing: sharded layers share no parameters."""
-    parsed = parse_position(config.position)
+    parsed = config.position_config
 
     def built() -> Position:
-        return build_position(parsed, head_dim=config.head_dim, num_heads=config.num_attention_heads)
+        return parsed.build(head_dim=config.head_dim, num_heads=config.num_attention_heads)
 
     with torch.random.fork_rng(devices=[]):
         first = built()

@@ -1,13 +1,12 @@
 """The config of the Llama family and its named sizes."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, final, get_args
 
 from transformers import LlamaConfig
 
 from wavepos.models.positioned import PositionedConfig
-from wavepos.positions import PositionConfig, parse_position, position_dict
+from wavepos.positions import PositionLike, parse_position, position_dict
 from wavepos.positions.wavelet import WaveletConfig
 from wavepos.wavelets import Sampled, mother_wavelet
 
@@ -74,7 +73,7 @@ class WaveposLlamaConfig(PositionedConfig):
         bos_token_id: int | None = 1,
         eos_token_id: int | list[int] | None = 2,
         tie_word_embeddings: bool = False,
-        position: str | Mapping[str, Any] | PositionConfig = "wavelet",
+        position: PositionLike = "wavelet",
         **kwargs: Any,
     ) -> None:
         groups = num_attention_heads if num_key_value_heads is None else num_key_value_heads
@@ -111,7 +110,7 @@ class WaveposLlamaConfig(PositionedConfig):
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
 
-def llama_config(size: LlamaSize, vocab_size: int, position: str | Mapping[str, Any] = "wavelet") -> WaveposLlamaConfig:
+def llama_config(size: LlamaSize, vocab_size: int, position: PositionLike = "wavelet") -> WaveposLlamaConfig:
     """The config of a named size: "tiny" (CPU), "small" (one GPU, minutes), "1b" (1.1B), "7b" (the paper's)."""
     sizes: dict[str, Any]
     match size:
@@ -131,7 +130,7 @@ def llama_config(size: LlamaSize, vocab_size: int, position: str | Mapping[str, 
     return WaveposLlamaConfig(vocab_size=vocab_size, position=position, **sizes)
 
 
-def _with_scales(position: str | Mapping[str, Any] | PositionConfig) -> dict[str, Any]:
+def _with_scales(position: PositionLike) -> dict[str, Any]:
     """The position's JSON object, with the family's scales where a wavelet's are not given."""
     config = parse_position(position)
     if not isinstance(config, WaveletConfig) or config.scales is not None:

@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from wavepos.attention import attention, attention_map
 from wavepos.models.context import Context
 from wavepos.models.llama_config import WaveposLlamaConfig
-from wavepos.positions import LearnedRelativeConfig, NoPE, Position, Rotary, parse_position
+from wavepos.positions import NoPE, Position, Rotary
 
 
 @final
@@ -39,11 +39,11 @@ class WaveposLlamaAttention(nn.Module):
         self.v_proj = nn.Linear(width, groups * head_dim, bias=bias)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=bias)
         self.position = position
-        parsed = parse_position(config.position)
+        relative_dim = config.position_config.relative_states_dim
         self.r_proj: RelativeProjection | None = None
-        if isinstance(parsed, LearnedRelativeConfig):
+        if relative_dim is not None:
             with torch.random.fork_rng(devices=[]):
-                self.r_proj = RelativeProjection(width, heads * parsed.relative_dim, bias=bias)
+                self.r_proj = RelativeProjection(width, heads * relative_dim, bias=bias)
 
     def forward(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from wavepos.positions import PositionConfig, position_dict
+from wavepos.positions import PositionConfig, PositionLike, parse_position, position_dict, position_fields
 
 
 class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transformers is untyped here
@@ -15,6 +15,11 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
     `from_pretrained(path, position={"method": "wavelet", "stretch": 4})` changes the given keys and keeps the saved
     ones where the method is the saved one; another method stands for itself alone.
     """
+
+    @property
+    def position_config(self) -> PositionConfig:
+        """The field `position`, which is a JSON object, as the config that it stands for."""
+        return parse_position(self.position)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -25,10 +30,10 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
         return super().from_dict(config_dict, **kwargs)
 
 
-def _merged(saved: Any, given: str | Mapping[str, Any] | PositionConfig) -> dict[str, Any]:
-    if not isinstance(given, str | Mapping):
+def _merged(saved: Any, given: PositionLike) -> dict[str, Any]:
+    if isinstance(given, PositionConfig):
         return position_dict(given)
-    fields = {"method": given} if isinstance(given, str) else dict(given)
-    if isinstance(saved, Mapping) and saved.get("method") == fields.get("method"):
+    fields = position_fields(given)
+    if isinstance(saved, Mapping) and saved.get("method") == fields["method"]:
         return {**saved, **fields}
     return fields

@@ -7,14 +7,19 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from wavepos.positions.terms import Position, ScoreTerms, TableCache, require_positive_int
+from wavepos.positions.config import PositionConfig
+from wavepos.positions.tables import TableCache
+from wavepos.positions.terms import Position, ScoreTerms, require_fit, require_positive_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ALiBiConfig:
+class ALiBiConfig(PositionConfig):
     """ALiBi has nothing to set: the slopes follow from the number of heads."""
 
     method: ClassVar[str] = "alibi"
+
+    def build(self, *, head_dim: int, num_heads: int) -> "ALiBi":
+        return ALiBi(num_heads)
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
@@ -52,6 +57,7 @@ class ALiBi(Position):
         self._cache = TableCache(self._bias_R_H)
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        require_fit(self, q_BHTD, num_heads=len(self._slopes_H))
         columns = self._cache.get(q_offset + q_BHTD.shape[2], q_BHTD.device)
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=columns.mT, tail="none")
 

@@ -6,11 +6,12 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.terms import ReadsRelativeStates, ScoreTerms, at_least_float32, require_positive_int
+from wavepos.positions.config import MOST_ENTRIES, WIDEST, PositionConfig, require_between
+from wavepos.positions.terms import ReadsRelativeStates, ScoreTerms, at_least_float32, require_fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LearnedRelativeConfig:
+class LearnedRelativeConfig(PositionConfig):
     """A learned bank of profiles over the displacement.
 
     Attributes:
@@ -22,9 +23,16 @@ class LearnedRelativeConfig:
     relative_dim: int = 16
     extent: int = 1024
 
-    def __post_init__(self) -> None:
-        require_positive_int("relative_dim", self.relative_dim)
-        require_positive_int("extent", self.extent)
+    def check(self) -> None:
+        require_between("relative_dim", self.relative_dim, 1, WIDEST)
+        require_between("extent", self.extent, 1, MOST_ENTRIES)
+
+    def build(self, *, head_dim: int, num_heads: int) -> "LearnedRelative":
+        return LearnedRelative(relative_dim=self.relative_dim, extent=self.extent)
+
+    @property
+    def relative_states_dim(self) -> int | None:
+        return self.relative_dim
 
 
 @final
@@ -53,6 +61,7 @@ class LearnedRelative(ReadsRelativeStates):
     def terms(
         self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0, relative_states_BHTE: Tensor | None = None
     ) -> ScoreTerms:
+        require_fit(self, q_BHTD)
         expected = (*q_BHTD.shape[:3], self.config.relative_dim)
         if relative_states_BHTE is None or tuple(relative_states_BHTE.shape) != expected:
             got = None if relative_states_BHTE is None else tuple(relative_states_BHTE.shape)

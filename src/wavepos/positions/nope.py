@@ -5,14 +5,18 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
+from wavepos.positions.config import PositionConfig
 from wavepos.positions.terms import Position, ScoreTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoPEConfig:
+class NoPEConfig(PositionConfig):
     """NoPE has nothing to set."""
 
     method: ClassVar[str] = "nope"
+
+    def build(self, *, head_dim: int, num_heads: int) -> "NoPE":
+        return NoPE()
 
 
 @final

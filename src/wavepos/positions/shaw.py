@@ -6,20 +6,26 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_positive_int
+from wavepos.positions.config import MOST_ENTRIES, PositionConfig, require_between
+from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_fit, require_positive_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShawRelativeConfig:
-    """Attributes:
-    max_distance: the largest displacement with an embedding of its own; beyond it the last one holds.
+class ShawRelativeConfig(PositionConfig):
+    """How far Shaw's embeddings reach.
+
+    Attributes:
+        max_distance: the largest displacement with an embedding of its own; beyond it the last one holds.
     """
 
     method: ClassVar[str] = "shaw"
     max_distance: int = 32
 
-    def __post_init__(self) -> None:
-        require_positive_int("max_distance", self.max_distance)
+    def check(self) -> None:
+        require_between("max_distance", self.max_distance, 1, MOST_ENTRIES)
+
+    def build(self, *, head_dim: int, num_heads: int) -> "ShawRelative":
+        return ShawRelative(head_dim, max_distance=self.max_distance)
 
 
 @final
@@ -43,6 +49,7 @@ class ShawRelative(Position):
         self.reset_parameters()
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        require_fit(self, q_BHTD, head_dim=self.weight.shape[1])
         length = min(q_offset + q_BHTD.shape[2], self.weight.shape[0])
         table = at_least_float32(self.weight[:length])
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=q_BHTD, table=table, tail="clamp")

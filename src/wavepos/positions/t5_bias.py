@@ -1,4 +1,4 @@
-"""T5's relative position bias: one learned scalar a head and bucket of displacements (Raffel et al., 2020)."""
+"""T5's relative position bias: one learned scalar per head and bucket of displacements (Raffel et al., 2020)."""
 
 import math
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_positive_int
+from wavepos.positions.config import LONGEST, MOST_ENTRIES, PositionConfig, require_between
+from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_fit, require_positive_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class T5BiasConfig:
+class T5BiasConfig(PositionConfig):
     """Buckets of T5's bias.
 
     Attributes:
-        num_buckets: learned values a head; the first half are single displacements, the rest widen as a logarithm.
+        num_buckets: learned values per head; the first half are single displacements, the rest widen as a logarithm.
         max_distance: the displacement from which on the last bucket holds, in tokens.
     """
 
@@ -23,14 +24,17 @@ class T5BiasConfig:
     num_buckets: int = 32
     max_distance: int = 128
 
-    def __post_init__(self) -> None:
-        require_positive_int("num_buckets", self.num_buckets)
-        require_positive_int("max_distance", self.max_distance)
+    def check(self) -> None:
+        require_between("num_buckets", self.num_buckets, 1, MOST_ENTRIES)
+        require_between("max_distance", self.max_distance, 1, LONGEST)
         if self.num_buckets < 2 or self.max_distance <= self.num_buckets // 2:
             raise ValueError(
                 f"num_buckets must be at least 2 and max_distance more than num_buckets // 2, "
                 f"got num_buckets={self.num_buckets}, max_distance={self.max_distance}"
             )
+
+    def build(self, *, head_dim: int, num_heads: int) -> "T5Bias":
+        return T5Bias(num_heads, num_buckets=self.num_buckets, max_distance=self.max_distance)
 
 
 def t5_buckets(length: int, num_buckets: int, max_distance: int) -> Tensor:
@@ -50,7 +54,7 @@ class T5Bias(Position):
 
     Args:
         num_heads: query heads H.
-        num_buckets: learned values a head.
+        num_buckets: learned values per head.
         max_distance: the displacement from which on the last bucket holds, in tokens.
     """
 
@@ -65,6 +69,7 @@ class T5Bias(Position):
         self.reset_parameters()
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        require_fit(self, q_BHTD, num_heads=self.weight.shape[0])
         length = min(q_offset + q_BHTD.shape[2], self.config.max_distance + 1)
         buckets = t5_buckets(length, self.config.num_buckets, self.config.max_distance)
         bias_HR = at_least_float32(self.weight)[:, buckets.to(self.weight.device)]

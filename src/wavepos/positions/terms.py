@@ -4,16 +4,14 @@ Shape suffixes, everywhere: B batch, H query heads, G key/value heads, T queries
 relative term, R table length in displacements.
 """
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.low_rank import LowRank, low_rank
+from wavepos.positions.tables import LowRank
 
 Tail = Literal["zero", "clamp", "none"]
 
@@ -34,7 +32,6 @@ class ScoreTerms:
             "none": table and bias cover every displacement that a causal query of this call meets.
         first_displacement: the displacement of entry 0; 0 in causal attention.
         relative_scale: the factor on r·p; None: softmax_scale.
-        low_rank: what a position that never learns its table may add: the table as a product, good to r's rounding.
     """
 
     q_BHTD: Tensor
@@ -45,7 +42,6 @@ class ScoreTerms:
     tail: Tail = "none"
     first_displacement: int = 0
     relative_scale: float | None = None
-    low_rank: LowRank | None = None
 
     def at_displacement(self, values: Tensor, displacement_TS: Tensor) -> Tensor:
         """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the last entry; undefined below the first."""
@@ -78,6 +74,13 @@ class Position(nn.Module, ABC):
     def reset_parameters(self) -> None:
         """Set every learned parameter to its starting value; nothing for methods without any."""
 
+    def factors(self, terms: ScoreTerms) -> LowRank | None:
+        """The table of these terms as a product, good to r's rounding, for backends that gain by it; None: unknown.
+
+        Only a table that is never learned can have one.
+        """
+        return None
+
 
 class ReadsRelativeStates(Position):
     """A position whose r is a projection of its own of the hidden state, handed to `attention` beside q and k."""
@@ -89,72 +92,37 @@ class ReadsRelativeStates(Position):
         """The terms; ValueError without relative states or with some that do not fit q."""
 
 
-class TableCache:
-    """A fixed table over δ = 0 … length − 1 that is computed once a device and grows to the longest length asked for.
-
-    It is no buffer on purpose: `model.to(bfloat16)` must not round it, and a checkpoint must not hold it. Under
-    torch.compile its contents are constants of the graph.
-
-    Args:
-        compute: the table of a length, made on the CPU; displacements along the second-last axis.
-        limit: the length that is never exceeded when the table grows ahead of what is asked.
-    """
-
-    def __init__(self, compute: Callable[[int], Tensor], limit: int | None = None) -> None:
-        self._compute = compute
-        self._limit = limit
-        self._tables: dict[torch.device, Tensor] = {}
-        self._low_rank: dict[tuple[torch.device, torch.dtype], tuple[int, LowRank | None]] = {}
-
-    def get(self, length: int, device: torch.device) -> Tensor:
-        """Entries 0 … length − 1, on that device."""
-        table: Tensor = self._at_least(self._grown(length), device)
-        return table[..., :length, :]
-
-    def low_rank(self, length: int, device: torch.device, dtype: torch.dtype) -> LowRank | None:
-        """Entries 0 … length − 1 as factors good to the dtype's rounding; None where their rank is not low."""
-        factors = self._factors(self._grown(length), device, dtype)
-        if factors is None:
-            return None
-        return LowRank(coefficients_RK=factors[0][:length], basis_KE=factors[1])
-
-    def _grown(self, length: int) -> int:
-        """The length to compute: of a few values only, so that torch.compile meets few."""
-        grown = 64
-        while grown < length:
-            grown *= 2
-        return grown if self._limit is None else min(grown, self._limit)
-
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch's decorator has no types
-    def _at_least(self, length: int, device: torch.device) -> Tensor:
-        table = self._tables.get(device)
-        if table is None or table.shape[-2] < length:
-            with torch.inference_mode(False), torch.device("cpu"):
-                table = self._compute(length).to(device)
-            self._tables[device] = table
-        return table
-
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch's decorator has no types
-    def _factors(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        table: Tensor = self._at_least(length, torch.device("cpu"))
-        known = self._low_rank.get((device, dtype))
-        if known is None or known[0] != table.shape[-2]:
-            with torch.inference_mode(False):
-                known = (table.shape[-2], low_rank(table, dtype))
-            self._low_rank[device, dtype] = known
-        factors = known[1]
-        return None if factors is None else (factors.coefficients_RK.to(device), factors.basis_KE.to(device))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "TableCache":
-        return TableCache(copy.deepcopy(self._compute, memo), self._limit)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"_compute": self._compute, "_limit": self._limit, "_tables": {}, "_low_rank": {}}
-
-
 def at_least_float32(x: Tensor) -> Tensor:
     """x in float32, or as it is where it is float64."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def require_fit(
+    position: Position, q_BHTD: Tensor, *, head_dim: int | None = None, num_heads: int | None = None
+) -> None:
+    """Raise ValueError unless the queries have the position's heads and lie where its parameters do.
+
+    Args:
+        position: whose terms are asked for.
+        q_BHTD: queries [B,H,T,D].
+        head_dim: the D that the position was made for; None: any.
+        num_heads: the H that the position was made for; None: any.
+    """
+    name, (_, heads, _, width) = type(position).__name__, q_BHTD.shape
+    if num_heads is not None and heads != num_heads:
+        raise ValueError(f"position {name} was made for num_heads={num_heads}, got q with {_shape(q_BHTD)}, so {heads}")
+    if head_dim is not None and width != head_dim:
+        raise ValueError(f"position {name} was made for head_dim={head_dim}, got q with {_shape(q_BHTD)}, so {width}")
+    for parameter in position.parameters(recurse=False):
+        if parameter.device != q_BHTD.device:
+            raise ValueError(
+                f"position {name} lies on device {parameter.device} and q on {q_BHTD.device}: move the position to q's "
+                "device, or from meta with to_empty and reset_parameters or a state dict"
+            )
+
+
+def _shape(q_BHTD: Tensor) -> str:
+    return f"shape [batch, heads, queries, head_dim] = {tuple(q_BHTD.shape)}"
 
 
 def require_positive_int(name: str, value: int) -> None:

@@ -7,23 +7,30 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.terms import Position, ScoreTerms, TableCache, at_least_float32, require_positive_int
+from wavepos.positions.config import WIDEST, PositionConfig, require_between
+from wavepos.positions.tables import TableCache
+from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_fit, require_positive_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransformerXLRelativeConfig:
-    """Attributes:
-    sinusoid_dim: width of the sinusoids before W_r; None: num_heads · head_dim, as in Transformer-XL.
+class TransformerXLRelativeConfig(PositionConfig):
+    """The sinusoids that Transformer-XL's projection reads.
+
+    Attributes:
+        sinusoid_dim: width of the sinusoids before W_r; None: num_heads · head_dim, as in Transformer-XL.
     """
 
     method: ClassVar[str] = "transformer_xl"
     sinusoid_dim: int | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.sinusoid_dim is not None:
-            require_positive_int("sinusoid_dim", self.sinusoid_dim)
+            require_between("sinusoid_dim", self.sinusoid_dim, 1, WIDEST)
             if self.sinusoid_dim % 2:
                 raise ValueError(f"sinusoid_dim must be even, got {self.sinusoid_dim}")
+
+    def build(self, *, head_dim: int, num_heads: int) -> "TransformerXLRelative":
+        return TransformerXLRelative(head_dim, num_heads, sinusoid_dim=self.sinusoid_dim)
 
 
 def sinusoids(length: int, dim: int) -> Tensor:
@@ -36,6 +43,10 @@ def sinusoids(length: int, dim: int) -> Tensor:
 @final
 class TransformerXLRelative(Position):
     """s = softmax_scale · ((q + u)·k + (q + v)·W_r sinusoid(δ)), u, v and W_r learned, each head its own.
+
+    Deviates from Transformer-XL: its layers share u and v, which start normal (std 0.02) there and at zero here, each
+    layer its own; it has dropout on the sinusoids, and clamps δ at `clamp_len` where it evaluates (400). None of these
+    is here.
 
     Args:
         head_dim: D.
@@ -59,6 +70,8 @@ class TransformerXLRelative(Position):
         self.reset_parameters()
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        num_heads, head_dim = self.u_HD.shape
+        require_fit(self, q_BHTD, head_dim=head_dim, num_heads=num_heads)
         sinusoid_RC = self._cache.get(q_offset + q_BHTD.shape[2], q_BHTD.device)
         weight_HDC = at_least_float32(self.weight_HDC)
         return ScoreTerms(

@@ -1,15 +1,18 @@
 """Wavelet relative positions: p(δ) = ψ_{a,b}(δ), a fixed table over displacements (section 5, Eq. 10–14)."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final, get_args
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from wavepos.positions.alibi import alibi_slopes
-from wavepos.positions.terms import Position, ScoreTerms, TableCache, require_positive_int
+from wavepos.positions.config import LONGEST, PositionConfig, require_between
+from wavepos.positions.tables import LowRank, TableCache
+from wavepos.positions.terms import Position, ScoreTerms, require_fit, require_positive_int
 from wavepos.wavelets import MotherWavelet, Sampled, mother_wavelet
 
 Direction = Literal["past", "future"]
@@ -20,33 +23,55 @@ RECENCY_HEIGHT = 6.0
 RECENCY_PENALTY = 10.0
 BAND_TOLERANCE = 1e-7
 
+NUM_SCALES = 8
+PAPER_LENGTH = 512
+"""L_train of the paper's grid of scales, 2⁰ … 2⁷ (Table 1)."""
+SMALLEST_SCALE, LARGEST_SCALE = 1e-6, 1e100
+"""Between them u = (t − b)/a and its square are numbers; the paper's largest scale is 2¹²⁷ (Table 3)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaveletConfig:
-    """The wavelets of a head; the fields are those of `Wavelet`."""
+class WaveletConfig(PositionConfig):
+    """The grid of wavelets; the fields are those of `Wavelet`."""
 
     method: ClassVar[str] = "wavelet"
     wavelet: str = "ricker"
-    scales: tuple[float, ...] | None = None
+    scales: tuple[float, ...] | Literal["fit"] | None = None
     shifts: tuple[float, ...] | None = None
     direction: Direction = "past"
     amplitude: Amplitude = "equal"
     query_bias: QueryBias | None = None
     stretch: float = 1.0
 
-    def __post_init__(self) -> None:
-        for name in ("scales", "shifts"):
-            values = getattr(self, name)
-            if values is not None:
-                object.__setattr__(self, name, _checked_numbers(name, values))
-        if self.scales is not None and min(self.scales) <= 0.0:
-            raise ValueError(f"scales must be positive, got {min(self.scales)}")
-        _require_choice("direction", self.direction, get_args(Direction))
-        _require_choice("amplitude", self.amplitude, get_args(Amplitude))
-        if self.query_bias is not None:
-            _require_choice("query_bias", self.query_bias, get_args(QueryBias))
-        if not 0.0 < self.stretch < math.inf:
-            raise ValueError(f"stretch must be a positive number, got {self.stretch!r}")
+    trained_length: int | None = None
+
+    def check(self) -> None:
+        if (self.scales == "fit") != (self.trained_length is not None):
+            raise ValueError(
+                f"trained_length goes with scales='fit' and is needed there, got scales={self.scales!r} and "
+                f"trained_length={self.trained_length}"
+            )
+        if self.trained_length is not None:
+            require_between("trained_length", self.trained_length, 1, LONGEST)
+        require_between("stretch", self.stretch, SMALLEST_SCALE, 1.0 / SMALLEST_SCALE)
+        for name, values in (("scales", self.scales), ("shifts", self.shifts)):
+            if values == ():
+                raise ValueError(f"{name} must be a sequence of at least one number, got ()")
+        for scale in self.given_scales or ():
+            require_between("scales", scale, SMALLEST_SCALE, LARGEST_SCALE)
+        for shift in self.shifts or ():
+            require_between("shifts", shift, -LONGEST, LONGEST)
+
+    @property
+    def given_scales(self) -> tuple[float, ...] | None:
+        """The scales before they are stretched; with "fit", those of the paper's grid for the trained length."""
+        if self.trained_length is None or self.scales != "fit":
+            return self.scales if isinstance(self.scales, tuple) else None
+        return tuple(2.0**i * self.trained_length / PAPER_LENGTH for i in range(NUM_SCALES))
+
+    def build(self, *, head_dim: int, num_heads: int) -> "Wavelet":
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Wavelet(head_dim, num_heads=num_heads, **values)
 
 
 @final
@@ -61,7 +86,7 @@ class Wavelet(Position):
         wavelet: "ricker", "gaussian", "haar", "morlet", "true_morlet", a discrete wavelet of PyWavelets ("db4"), or a
             `MotherWavelet` of your own.
         scales: a, in tokens, any positive numbers (levels 1, 2, … for PyWavelets' wavelets); None: 2⁰ … 2⁷, or levels
-            1 … 8.
+            1 … 8; "fit": 2⁰ … 2⁷ times trained_length / 512. The numbers are fixed, so a tensor is refused.
         shifts: b, in tokens; None: 0 … head_dim / len(scales) − 1.
         direction: "past": t = m − n, so a centre lies b tokens back; "future": t = n − m, so it lies b tokens ahead.
             A wavelet on one side of zero is mirrored where needed so that it covers the causal side.
@@ -72,37 +97,42 @@ class Wavelet(Position):
         num_heads: query heads H; needed with query_bias only.
         stretch: factor on the scales (position interpolation carried over to a, section 7.2): wavelets of a trained
             model made wider for longer sequences. Shifts and amplitudes stay.
+        trained_length: L_train in tokens, with scales="fit". The paper's grid belongs to L_train = 512, where the
+            widest scale is L_train / 4; this keeps that ratio. A scale well below one token is a spike on one token.
 
     Raises:
         ValueError: a grid that does not give head_dim dimensions, or any argument out of its range.
 
-    Deviates from the paper: `query_bias`, `direction="future"`, "inverse_sqrt", "unit_peak" and `stretch` are ours; the
-    defaults are the paper's.
+    Deviates from the paper: `query_bias`, `direction="future"`, "inverse_sqrt", "unit_peak", `stretch` and "fit" are
+    ours. The defaults are the paper's but for one-sided wavelets: with `direction="past"` Haar is the mirror image of
+    Eq. 15, which "future" gives as printed.
     """
 
-    def __init__(  # noqa: PLR0913 - the public constructor: one argument a property of the grid
+    def __init__(  # noqa: PLR0913 - the public constructor: one argument per property of the grid
         self,
         head_dim: int = 128,
         wavelet: str | MotherWavelet = "ricker",
-        scales: Sequence[float] | None = None,
+        scales: Sequence[float] | Literal["fit"] | None = None,
         shifts: Sequence[float] | None = None,
         direction: Direction = "past",
         amplitude: Amplitude = "equal",
         query_bias: QueryBias | None = None,
         num_heads: int | None = None,
         stretch: float = 1.0,
+        trained_length: int | None = None,
     ) -> None:
         super().__init__()
         require_positive_int("head_dim", head_dim)
         self.mother = mother_wavelet(wavelet) if isinstance(wavelet, str) else wavelet
         self.config = WaveletConfig(
             wavelet=self.mother.name,
-            scales=None if scales is None else tuple(scales),
-            shifts=None if shifts is None else tuple(shifts),
+            scales=scales,  # type: ignore[arg-type] # made a tuple of floats, or refused, by the config
+            shifts=shifts,  # type: ignore[arg-type] # likewise
             direction=direction,
             amplitude=amplitude,
             query_bias=query_bias,
             stretch=stretch,
+            trained_length=trained_length,
         )
         self.head_dim = head_dim
         self.scales, self.shifts = self._grid()
@@ -133,13 +163,19 @@ class Wavelet(Position):
         return max(0, *edges) + 1
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        bias = self.query_bias_HD
+        require_fit(self, q_BHTD, head_dim=self.head_dim, num_heads=None if bias is None else bias.shape[0])
         length = min(self._limit, q_offset + q_BHTD.shape[2])
         table = self._cache.get(length, q_BHTD.device)
         r_BHTE = q_BHTD
-        if self.query_bias_HD is not None:
-            r_BHTE = q_BHTD + self.query_bias_HD[:, None].to(q_BHTD.dtype)
-        factors = self._cache.low_rank(length, q_BHTD.device, q_BHTD.dtype)
-        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero", low_rank=factors)
+        if bias is not None:
+            r_BHTE = q_BHTD + bias[:, None].to(q_BHTD.dtype)
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero")
+
+    def factors(self, terms: ScoreTerms) -> LowRank | None:
+        assert terms.table is not None
+        assert terms.r_BHTE is not None
+        return self._cache.low_rank(terms.table.shape[0], terms.r_BHTE.device, terms.r_BHTE.dtype)
 
     def reset_parameters(self) -> None:
         if self.query_bias_HD is None:
@@ -160,16 +196,24 @@ class Wavelet(Position):
         return solution_DH.mT.to(torch.float32)
 
     def _grid(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        scales, shifts = self.config.scales, self.config.shifts
+        scales, shifts = self.config.given_scales, self.config.shifts
+        sampled = isinstance(self.mother, Sampled)
+        if self.config.scales == "fit" and sampled:
+            raise ValueError(
+                f"scales='fit' goes with wavelets that have a formula, got {self.mother.name!r}, whose scales are "
+                "levels of PyWavelets and cannot be shrunk"
+            )
         if scales is None:
-            scales = tuple(float(j) if isinstance(self.mother, Sampled) else 2.0 ** (j - 1) for j in range(1, 9))
+            scales = tuple(float(j + 1) if sampled else 2.0**j for j in range(NUM_SCALES))
         if self.config.stretch != 1.0:
-            if isinstance(self.mother, Sampled):
+            if sampled:
                 raise ValueError(
                     f"stretch goes with wavelets that have a formula, got stretch={self.config.stretch} for "
                     f"{self.mother.name!r}, whose scales are levels of PyWavelets"
                 )
             scales = tuple(scale * self.config.stretch for scale in scales)
+            for scale in (min(scales), max(scales)):
+                require_between("scales × stretch", scale, SMALLEST_SCALE, LARGEST_SCALE)
         if shifts is None:
             if self.head_dim % len(scales):
                 raise ValueError(
@@ -216,17 +260,3 @@ class Wavelet(Position):
                 x = torch.arange(max(low, -reach) // 1, min(high, reach) + 1, dtype=torch.float64, device="cpu")
                 peak = float(self.mother.evaluate(x, scale).abs().max())
                 return 1.0 / peak if peak > 0.0 else 1.0
-
-
-def _checked_numbers(name: str, values: object) -> tuple[float, ...]:
-    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-        raise ValueError(f"{name} must be a sequence of at least one number, got {values!r}")
-    numbers = tuple(float(value) for value in values)
-    if not all(math.isfinite(number) for number in numbers):
-        raise ValueError(f"{name} must be finite, got {values!r}")
-    return numbers
-
-
-def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

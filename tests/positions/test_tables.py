@@ -1,0 +1,146 @@
+"""Fixed tables stay plain tensors whatever traces them, and threads that share a position do not mix them up."""
+
+import copy
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from small_positions import HEAD_DIM, POSITIONS, heads, position
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from wavepos import ALiBi, LearnedRelative, Rotary, Wavelet, attention
+from wavepos.positions import Position, build_position, parse_position
+from wavepos.positions.tables import TableCache
+
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "max_position_embeddings": 16}
+LONG = {
+    "rope_type": "longrope",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "short_factor": [1.0] * (HEAD_DIM // 2),
+    "long_factor": [4.0] * (HEAD_DIM // 2),
+}
+
+
+@pytest.fixture
+def slow_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads have a turn whenever a rotation has set one of its attributes."""
+
+    def set_slowly(self: Rotary, name: str, value: object) -> None:
+        nn.Module.__setattr__(self, name, value)
+        time.sleep(1e-4)
+
+    monkeypatch.setattr(Rotary, "__setattr__", set_slowly, raising=False)
+
+
+class Layer(nn.Module):
+    """Attention with a position, as a model calls it."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__()
+        self.position = position
+
+    def forward(self, q: Tensor, states: Tensor | None) -> Tensor:
+        return attention(q, q, q, position=self.position, relative_states=states)
+
+
+def inputs(name: str, length: int = 20) -> tuple[Tensor, Tensor | None]:
+    q = torch.randn(1, heads(name), length, HEAD_DIM)
+    return q, q[..., :4].contiguous() if isinstance(position(name), LearnedRelative) else None
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+@pytest.mark.parametrize("name", POSITIONS)
+def test_exporting_leaves_a_live_model_as_it_was(name: str, strict: bool) -> None:
+    given = inputs(name)
+    expected = Layer(position(name))(*given)
+    layer = Layer(position(name))
+    exported = torch.export.export(layer, given, strict=strict)
+    torch.testing.assert_close(exported.module()(*given), expected)
+    after = layer(*given)
+    assert not isinstance(after, FakeTensor)
+    assert torch.equal(after, expected)
+    longer = inputs(name, 150)
+    assert torch.equal(layer(*longer), Layer(position(name))(*longer))
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_a_position_compiles_whole(name: str) -> None:
+    torch._dynamo.reset()
+    given = inputs(name)
+    layer = Layer(position(name))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*given), Layer(position(name))(*given))
+    assert torch.equal(layer(*given), Layer(position(name))(*given))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", ["rotary", "alibi", "wavelet", "wavelet-haar"])
+def test_terms_of_fake_queries_are_fake_and_are_not_kept(name: str, device: str) -> None:
+    live = position(name)
+    with FakeTensorMode():
+        q = torch.empty(1, heads(name), 20, HEAD_DIM, device=device)
+        terms = live.terms(q, q)
+        for x in (terms.q_BHTD, terms.table, terms.bias_HR):
+            assert x is None or (isinstance(x, FakeTensor) and x.device.type == device)
+    q, _ = inputs(name)
+    after, expected = live.terms(q, q), position(name).terms(q, q)
+    pairs = [(after.table, expected.table), (after.bias_HR, expected.bias_HR), (after.q_BHTD, expected.q_BHTD)]
+    for ours, theirs in pairs:
+        assert not isinstance(ours, FakeTensor)
+        assert (ours is theirs is None) or torch.equal(ours, theirs)
+
+
+def test_tables_are_plain_under_inference_mode_and_another_default_device() -> None:
+    q = torch.randn(1, 4, 20, HEAD_DIM)
+    for built in (ALiBi(4), Rotary(HEAD_DIM), Wavelet(HEAD_DIM, scales=(1.0, 2.0))):
+        expected = attention(q, q, q, position=copy.deepcopy(built))
+        with torch.inference_mode(), torch.device("meta"):
+            attention(q, q, q, position=built)
+        leaf = q.clone().requires_grad_()
+        out = attention(leaf, leaf, leaf, position=built)
+        out.sum().backward()
+        torch.testing.assert_close(out.detach(), expected)
+
+
+@pytest.mark.parametrize("scaling", [DYNAMIC, LONG], ids=["dynamic", "longrope"])
+def test_threads_with_different_lengths_get_their_own_angles(scaling: dict, slow_to_set: None) -> None:
+    shared = build_position(parse_position({"method": "rotary", "scaling": scaling}), head_dim=HEAD_DIM, num_heads=1)
+    lengths = [12, 16, 17, 30, 45, 64, 65, 90]
+    queries = {length: torch.randn(1, 1, length, HEAD_DIM) for length in lengths}
+    expected = {length: copy.deepcopy(shared).terms(q, q).q_BHTD for length, q in queries.items()}
+    start = threading.Barrier(len(lengths))
+
+    def read(length: int) -> int:
+        start.wait()
+        q = queries[length]
+        return sum(not torch.equal(shared.terms(q, q).q_BHTD, expected[length]) for _ in range(100))
+
+    with ThreadPoolExecutor(len(lengths)) as pool:
+        assert sum(pool.map(read, lengths)) == 0
+
+
+def test_a_table_swapped_while_a_call_waits_does_not_reach_that_call() -> None:
+    """Two keys, one call inside the other's making: each gets its own, in whatever order they are put in place."""
+    seen: list[Tensor] = []
+
+    def compute(length: int, key: int) -> Tensor:
+        if key == 1:
+            seen.append(cache.get(10, torch.device("cpu"), key=2))
+        return torch.full((length, 1), float(key))
+
+    cache = TableCache(compute)
+    outer = cache.get(10, torch.device("cpu"), key=1)
+    assert outer.unique().tolist() == [1.0]
+    assert seen[0].unique().tolist() == [2.0]
+    assert cache.get(10, torch.device("cpu"), key=2).unique().tolist() == [2.0]
+
+
+def test_lengths_with_the_same_angles_share_a_table() -> None:
+    parsed = parse_position({"method": "rotary", "scaling": LONG})
+    scaling = parsed.scaling  # type: ignore[union-attr]
+    assert scaling.effective_length(5) == scaling.effective_length(16)
+    assert scaling.effective_length(17) == scaling.effective_length(1000) != scaling.effective_length(16)
