@@ -6,8 +6,8 @@ relative term, R table length in displacements.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -46,6 +46,24 @@ class ScoreTerms:
     first_displacement: int = 0
     relative_scale: float | None = None
     low_rank: LowRank | None = None
+
+    def in_use(self) -> frozenset[str]:
+        """The names of the fields that say something: every one that is not its default, also of a class derived."""
+        found = set()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor) or (value is not None and value != field.default):
+                found.add(field.name)
+        return frozenset(found)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The name and value of every tensor in the fields."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                yield field.name, value
+            elif isinstance(value, LowRank):
+                yield from ((field.name, factor) for factor in (value.coefficients_RK, value.basis_KE))
 
     def at_displacement(self, values: Tensor, displacement_TS: Tensor) -> Tensor:
         """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the last entry; undefined below the first."""

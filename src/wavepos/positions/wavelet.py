@@ -137,6 +137,11 @@ class Wavelet(Position):
         table = self._cache.get(length, q_BHTD.device)
         r_BHTE = q_BHTD
         if self.query_bias_HD is not None:
+            if self.query_bias_HD.shape[0] != q_BHTD.shape[1]:  # one head would be broadcast over all
+                raise ValueError(
+                    f"position Wavelet has num_heads={self.query_bias_HD.shape[0]} (its query_bias), and q has "
+                    f"{q_BHTD.shape[1]} heads: build it with num_heads={q_BHTD.shape[1]}"
+                )
             r_BHTE = q_BHTD + self.query_bias_HD[:, None].to(q_BHTD.dtype)
         factors = self._cache.low_rank(length, q_BHTD.device, q_BHTD.dtype)
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero", low_rank=factors)
