@@ -34,7 +34,7 @@ def chosen(position: Position, queries: int = 20, backend: Any = "auto", dropout
     k = torch.randn(1, 2, mask.get("query_offset", 0) + queries, 64, device=DEVICE)
     terms = position.terms(q, k, q_offset=mask.get("query_offset", 0))
     call = Mask(num_queries=queries, num_keys=k.shape[2], **mask)
-    return chosen_backend(backend, terms, call, 0.125, dropout)
+    return chosen_backend(backend, terms, call, dropout)
 
 
 def test_a_cpu_takes_banded_and_the_reference_for_dropout() -> None:

@@ -261,7 +261,10 @@ K = torch.zeros(2, 2, 7, DIM)
         ({"backend": "flash"}, "backend must be one of auto, banded, triton, reference.* got 'flash'"),
         ({"key_padding_mask": torch.ones(2, 5, dtype=torch.bool)}, r"key_padding_mask must have shape .* = \(2, 7\)"),
         ({"key_padding_mask": torch.ones(2, 7)}, "key_padding_mask must be bool"),
-        ({"document_ids": torch.zeros(2, 7), "query_offset": 3}, "document_ids cover 7 key positions"),
+        (
+            {"document_ids": torch.zeros(2, 7, dtype=torch.int64), "query_offset": 3},
+            "document_ids cover 7 key positions, but queries end at position 7",
+        ),
         ({"causal": False}, "causal=False is served for NoPE and Rotary only, got Wavelet"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),

@@ -80,7 +80,7 @@ def test_the_fused_kernel_refuses_the_gradient_of_a_bias_over_all_displacements(
     pytest.importorskip("triton")
     q = torch.randn(1, 2, 64, 64)
     terms = Kerple(2).terms(q, q)
-    refusal = triton_refusal(terms, Mask(num_queries=64, num_keys=64), 0.125, 0.0)
+    refusal = triton_refusal(terms, Mask(num_queries=64, num_keys=64), 0.0)
     assert refusal is not None
     if "needs CUDA" not in refusal:
         assert "the gradient of a bias that covers every displacement" in refusal

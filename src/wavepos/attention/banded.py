@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from wavepos.attention.banded_op import banded_operator
-from wavepos.attention.mask import Mask
+from wavepos.attention.derivatives import refuse_forward_mode, refuse_function_transforms
+from wavepos.attention.mask import Mask, hide
 from wavepos.positions.tables import LowRank
 from wavepos.positions.terms import ScoreTerms, at_least_float32
 
@@ -33,12 +34,16 @@ def banded_attention(
         factors: asked for the table as a product, which makes the near part cheaper; None: the table is taken as it is.
 
     Raises:
-        ValueError: a table that does not begin at displacement 0, or a table without causal.
+        ValueError: a table or a bias without causal.
+        RuntimeError: a derivative that there is none of, as in torch.func.jvp.
     """
     if refusal := banded_refusal(terms, mask):
         raise ValueError(refusal)
+    inputs = (terms.q_BHTD, terms.k_BGSD, v_BGSD, terms.r_BHTE, terms.table, terms.bias_HR)
+    refuse_forward_mode("banded", *inputs)
     if mask.num_queries == 1 or _is_plain(terms, mask):
         return _one_call(terms, v_BGSD, mask, softmax_scale, factors)
+    refuse_function_transforms("banded", *inputs)
     r_BHTE, table_XRE = _relative(terms, factors)
     bias_HR = None if terms.bias_HR is None else _without_tail(terms.bias_HR, terms, dim=1)
     table_XRE, bias_HR = _equally_long(table_XRE, bias_HR)
@@ -54,10 +59,6 @@ def banded_attention(
 
 def banded_refusal(terms: ScoreTerms, mask: Mask) -> str | None:
     """Why the banded backend cannot compute these terms; None where it can."""
-    if terms.first_displacement != 0:
-        return (
-            f"backend='banded' takes tables from displacement 0 on, got first_displacement={terms.first_displacement}"
-        )
     if not mask.causal and (terms.table is not None or terms.bias_HR is not None):
         return "backend='banded' takes tables over displacements with causal=True only, got causal=False"
     return None
@@ -100,8 +101,7 @@ def _row_bias(
         return row, None
     seen = allowed.any(-1, keepdim=True)
     row = torch.zeros((), dtype=q.dtype, device=q.device) if row is None else row
-    lowest = torch.finfo(q.dtype).min
-    return row.expand(*q.shape[:3], num_keys).masked_fill(~allowed, lowest), seen
+    return hide(row.expand(*q.shape[:3], num_keys), allowed, seen), seen
 
 
 def _row_values(terms: ScoreTerms, softmax_scale: float, factors: Factors | None) -> list[Tensor]:

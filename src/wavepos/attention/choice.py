@@ -1,4 +1,6 @@
-"""Which backend computes a call: the rule of "auto", and the proof that it asks of the fused kernel on a new device."""
+"""Which backend computes a call: the terms that each serves, the rule of "auto", and the proof that it asks of the
+fused kernel on a new device.
+"""
 
 import functools
 import warnings
@@ -15,14 +17,38 @@ Backend = Literal["auto", "banded", "triton", "reference"]
 REFERENCE_LIMIT = 2**28
 """Scores (B·H·T·S) up to which "auto" falls back on the dense reference: 1 GiB in float32."""
 
+_TERMS = frozenset({"q_BHTD", "k_BGSD", "r_BHTE", "table", "bias_HR", "tail", "relative_scale"})
+SERVED = {
+    "reference": _TERMS | {"first_displacement"},
+    "slots": _TERMS | {"first_displacement"},
+    "banded": _TERMS,
+    "triton": _TERMS,
+}
+"""The fields of `ScoreTerms` that each backend computes."""
+
 PROOF_LENGTH, PROOF_TABLE = 600, 250
 """Long enough for tiles on the diagonal, in the band and beyond it."""
 PROOF_TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Of the largest entry; a wrong tile is off by about all of it."""
 
 
+def unserved(terms: ScoreTerms, name: str) -> str | None:
+    """Why a backend of `SERVED` must not be given these terms: it would leave one out; None where it reads them all."""
+    missing = terms.in_use() - SERVED[name]
+    if not missing:
+        return None
+    what = "a tensor as query_offset" if name == "slots" else f"backend={name!r}"
+    return f"{what} does not serve {', '.join(sorted(missing))} of the position's terms"
+
+
+def require_served(terms: ScoreTerms, name: str) -> None:
+    """Raise ValueError where the terms hold one that the backend does not compute."""
+    if refusal := unserved(terms, name):
+        raise ValueError(refusal)
+
+
 def chosen_backend(
-    backend: Backend, terms: ScoreTerms, mask: Mask, softmax_scale: float, dropout: float
+    backend: Backend, terms: ScoreTerms, mask: Mask, dropout: float
 ) -> Literal["banded", "triton", "reference"]:
     """A backend named explicitly is taken or refuses; "auto": triton on CUDA, then banded, then the reference.
 
@@ -33,9 +59,9 @@ def chosen_backend(
 
     if backend in ("triton", "reference"):
         return backend
-    if backend == "auto" and _takes_triton(terms, mask, softmax_scale, dropout):
+    if backend == "auto" and _takes_triton(terms, mask, dropout):
         return "triton"
-    refusal = (
+    refusal = unserved(terms, "banded") or (
         f"backend='banded' has no dropout on attention weights, got dropout={dropout}; use dropout=0.0 or "
         "backend='reference'"
         if dropout > 0.0
@@ -54,15 +80,17 @@ def chosen_backend(
     return "reference"
 
 
-def _takes_triton(terms: ScoreTerms, mask: Mask, softmax_scale: float, dropout: float) -> bool:
+def _takes_triton(terms: ScoreTerms, mask: Mask, dropout: float) -> bool:
     """Plain attention and single queries are PyTorch's own calls in the banded backend; the rest the kernel's."""
     q = terms.q_BHTD
     if not _on_gpu(q) or mask.num_queries == 1 or (terms.table is None and terms.bias_HR is None):
         return False
+    if unserved(terms, "triton"):
+        return False
     from wavepos.attention.triton import triton_refusal
 
     try:
-        refusal = triton_refusal(terms, mask, softmax_scale, dropout)
+        refusal = triton_refusal(terms, mask, dropout)
     except ImportError:
         return False
     return refusal is None and proven(q.device, q.dtype, q.shape[-1])

@@ -1,13 +1,17 @@
 """Plain attention with its log-sum-exp, forward and backward, through PyTorch's own fused kernels.
 
-One small adapter a device: their private signatures differ, and a test pins the one of the CPU. Causal calls are square
-(T = S). No call here masks a whole row: the CPU's kernel would answer such a row with a log-sum-exp of 0.
+One small adapter a device: their private signatures differ, and a test pins the one of the CPU. They check no strides,
+as `scaled_dot_product_attention` does before it calls them, so every input is made to lie in memory as they read it.
+Causal calls are square (T = S). No call here masks a whole row: the CPU's kernel would answer such a row with a
+log-sum-exp of 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from wavepos.attention.strides import rows_adjacent
 
 _EFFICIENT_ALIGNMENT = 32
 """The efficient CUDA kernel reads log-sum-exps in rows whose length is a multiple of this."""
@@ -34,6 +38,7 @@ class FlashCall:
 
 def flash_forward(call: FlashCall) -> tuple[Tensor, Tensor]:
     """The output [B,H,T,D] in q's dtype and the log-sum-exp of the scores [B,H,T] in float32 (natural logarithm)."""
+    call = _with_rows_adjacent(call)
     if call.q_BHTD.device.type == "cuda":
         return _cuda_forward(call)
     q, k, v = _cpu_inputs(call.q_BHTD, call.k_BGSD, call.v_BGSD)
@@ -49,6 +54,7 @@ def flash_backward(call: FlashCall, grad_BHTD: Tensor, out_BHTD: Tensor, lse_BHT
     With the output and log-sum-exp of attention over more keys than the call's own, the gradients are the part of the
     wider attention's that falls to the call's keys.
     """
+    call, grad_BHTD, out_BHTD = _with_rows_adjacent(call), rows_adjacent(grad_BHTD), rows_adjacent(out_BHTD)
     if call.q_BHTD.device.type == "cuda":
         return _cuda_backward(call, grad_BHTD, out_BHTD, lse_BHT)
     grad, q, k, v, out = _cpu_inputs(grad_BHTD, call.q_BHTD, call.k_BGSD, call.v_BGSD, out_BHTD)
@@ -56,6 +62,11 @@ def flash_backward(call: FlashCall, grad_BHTD: Tensor, out_BHTD: Tensor, lse_BHT
         grad, q, k, v, out, lse_BHT, 0.0, call.causal, scale=call.softmax_scale
     )
     return tuple(x.to(call.q_BHTD.dtype) for x in grads)
+
+
+def _with_rows_adjacent(call: FlashCall) -> FlashCall:
+    q, k, v = (rows_adjacent(x) for x in (call.q_BHTD, call.k_BGSD, call.v_BGSD))
+    return replace(call, q_BHTD=q, k_BGSD=k, v_BGSD=v)
 
 
 def _cpu_inputs(*tensors: Tensor) -> tuple[Tensor, ...]:

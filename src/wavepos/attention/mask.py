@@ -35,13 +35,8 @@ class Mask:
         """Whether query m sees key n, bool, broadcastable to [B,H,T,S]."""
         displacement = self.displacement_TS(device)
         allowed = displacement >= 0 if self.causal else torch.ones_like(displacement, dtype=torch.bool)
-        if self.key_padding_BS is not None:
-            allowed = allowed & self.key_padding_BS[:, None, None, :]
-        if self.document_ids_BS is not None:
-            ids = self.document_ids_BS
-            of_query = ids[:, self.query_offset : self.query_offset + self.num_queries]
-            allowed = allowed & (of_query[:, :, None] == ids[:, None, :])[:, None]
-        return allowed
+        by_key = self.allowed_by_key(slice(0, self.num_queries), slice(0, self.num_keys))
+        return allowed if by_key is None else allowed & by_key
 
     def allowed_by_key(self, rows: slice, keys: slice) -> Tensor | None:
         """What padding and documents allow queries `rows` of keys `keys`: bool [B,1,1 or C,K]; None: everything."""
@@ -60,16 +55,27 @@ class Mask:
 
         Leading padding and documents in order (ids that never fall) make it rise: what they hide need not be computed.
         """
-        if self.key_padding_BS is None and self.document_ids_BS is None:
+        given = self.document_ids_BS if self.key_padding_BS is None else self.key_padding_BS
+        if given is None:
             return None
-        given = self.key_padding_BS if self.key_padding_BS is not None else self.document_ids_BS
-        position = torch.arange(self.num_queries, device=None if given is None else given.device) + self.query_offset
+        position = torch.arange(self.num_queries, device=given.device) + self.query_offset
         first = torch.zeros_like(position)
         if self.key_padding_BS is not None:
             first = first + (~self.key_padding_BS).int().cumprod(1).sum(1).amin()
         ids = self.document_ids_BS
-        if ids is not None and ids.shape[1] > 1 and bool((ids.diff(dim=1) >= 0).all()):
-            begins = torch.arange(1, ids.shape[1], device=ids.device) * (ids.diff(dim=1) > 0)
+        if ids is not None and ids.shape[1] > 1 and bool((ids[:, 1:] >= ids[:, :-1]).all()):  # differences may wrap
+            begins = torch.arange(1, ids.shape[1], device=ids.device) * (ids[:, 1:] > ids[:, :-1])
             start_S = torch.nn.functional.pad(begins, (1, 0)).cummax(1).values.amin(0)
             first = torch.maximum(first, start_S[self.query_offset : self.query_offset + self.num_queries])
         return torch.minimum(first, position).tolist()
+
+
+def hide(scores: Tensor, allowed: Tensor, seen: Tensor) -> Tensor:
+    """Scores with −inf where a key is hidden: no finite number lies below every score of a narrow dtype.
+
+    Args:
+        scores: what is added to scores, or the scores.
+        allowed: whether the query sees the key, broadcastable to `scores`.
+        seen: whether the query sees any, [..., 1]; queries that do not get zeros, whose softmax is finite and unread.
+    """
+    return torch.where(allowed, scores, torch.where(seen, -torch.inf, 0.0).to(scores.dtype))

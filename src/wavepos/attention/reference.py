@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as random_dropout
 
-from wavepos.attention.mask import Mask
+from wavepos.attention.mask import Mask, hide
 from wavepos.positions.terms import ScoreTerms
 
 
@@ -26,8 +26,7 @@ def attention_weights(terms: ScoreTerms, mask: Mask, softmax_scale: float) -> Te
         bias_HTR = terms.bias_HR.to(dtype)[:, None].expand(-1, num_queries, -1)
         scores_BHTS = scores_BHTS + terms.at_displacement(bias_HTR, displacement_TS)
     allowed = mask.allowed(terms.q_BHTD.device)
-    weights = scores_BHTS.masked_fill(~allowed, torch.finfo(dtype).min).softmax(dim=-1)
-    return weights * allowed
+    return hide(scores_BHTS, allowed, allowed.any(-1, keepdim=True)).softmax(dim=-1) * allowed
 
 
 def reference_attention(
@@ -48,4 +47,5 @@ def _dot_products(q_BHTD: Tensor, k_BGSD: Tensor) -> Tensor:
 
 def _grouped(x_BH: Tensor, num_groups: int) -> Tensor:
     """[B,H,...] as [B,G,H/G,...]: the query heads of one key/value head side by side."""
-    return x_BH.reshape(x_BH.shape[0], num_groups, -1, *x_BH.shape[2:])
+    heads_per_group = x_BH.shape[1] // max(num_groups, 1)
+    return x_BH.reshape(x_BH.shape[0], num_groups, heads_per_group, *x_BH.shape[2:])

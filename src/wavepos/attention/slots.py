@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from wavepos.attention.mask import Mask
+from wavepos.attention.mask import Mask, hide
 from wavepos.positions.terms import ScoreTerms, at_least_float32
 
 
@@ -26,8 +26,9 @@ def slot_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, query_offset: 
     query = torch.arange(mask.num_queries, device=q.device) + query_offset
     displacement_TS = query[:, None] - torch.arange(num_keys, device=q.device)
     allowed = displacement_TS >= 0
-    if mask.key_padding_BS is not None:
-        allowed = allowed & mask.key_padding_BS[:, None, None, :]
+    by_key = mask.allowed_by_key(slice(0, mask.num_queries), slice(0, num_keys))
+    if by_key is not None:
+        allowed = allowed & by_key
     bias = torch.zeros((), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     if terms.r_BHTE is not None and terms.table is not None:
         scale = softmax_scale if terms.relative_scale is None else terms.relative_scale
@@ -37,9 +38,9 @@ def slot_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, query_offset: 
     if terms.bias_HR is not None:
         bias_HTR = terms.bias_HR[:, None].expand(-1, mask.num_queries, -1)
         bias = bias + terms.at_displacement(bias_HTR, displacement_TS)
-    bias = bias.masked_fill(~allowed, torch.finfo(q.dtype).min).to(q.dtype)
-    bias = bias.expand(*q.shape[:3], num_keys)
+    seen = allowed.any(-1, keepdim=True)
+    bias = hide(bias, allowed, seen).to(q.dtype).expand(*q.shape[:3], num_keys)
     out = scaled_dot_product_attention(
         q, terms.k_BGSD, v_BGSD, attn_mask=bias, scale=softmax_scale, enable_gqa=terms.k_BGSD.shape[1] != q.shape[1]
     )
-    return torch.where(allowed.any(-1, keepdim=True), out, 0.0)
+    return torch.where(seen, out, 0.0)

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from wavepos.attention import skew
+from wavepos.attention.derivatives import refuse_forward_mode, refuse_function_transforms
 from wavepos.attention.mask import Mask
 from wavepos.attention.skew import SkewLayout
+from wavepos.attention.strides import rows_adjacent
 from wavepos.positions.terms import ScoreTerms
 
 LOG2_E = math.log2(math.e)
@@ -65,16 +67,19 @@ def triton_attention(
         ValueError: the kernel does not serve the call; the message says why.
         ImportError: triton is not installed.
     """
-    if refusal := triton_refusal(terms, mask, softmax_scale, dropout):
+    if refusal := triton_refusal(terms, mask, dropout):
         raise ValueError(refusal)
+    inputs = (terms.q_BHTD, terms.k_BGSD, v_BGSD, terms.r_BHTE, terms.table, terms.bias_HR)
+    refuse_forward_mode("triton", *inputs)
+    refuse_function_transforms("triton", *inputs)
     table = terms.table
     if table is not None and terms.relative_scale is not None:  # the kernel applies softmax_scale to all of a score
         table = table * (terms.relative_scale / softmax_scale)
     out: Tensor
     out, _ = _forward(
-        _rows_adjacent(terms.q_BHTD),
-        _rows_adjacent(terms.k_BGSD),
-        _rows_adjacent(v_BGSD),
+        rows_adjacent(terms.q_BHTD),
+        rows_adjacent(terms.k_BGSD),
+        rows_adjacent(v_BGSD),
         None if terms.r_BHTE is None else terms.r_BHTE.to(terms.q_BHTD.dtype),
         table,
         None if terms.bias_HR is None else terms.bias_HR.float() / softmax_scale,
@@ -86,25 +91,22 @@ def triton_attention(
     return out
 
 
-def triton_refusal(terms: ScoreTerms, mask: Mask, softmax_scale: float, dropout: float) -> str | None:
+def triton_refusal(terms: ScoreTerms, mask: Mask, dropout: float) -> str | None:
     """Why the kernel cannot compute these terms; None where it can.
 
     Raises:
         ImportError: triton is not installed.
     """
-    q, k, table, bias = terms.q_BHTD, terms.k_BGSD, terms.table, terms.bias_HR
+    q, table, bias = terms.q_BHTD, terms.table, terms.bias_HR
     interpreted = _kernels().INTERPRETED
     dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
     refusals = {
         f"needs CUDA tensors, got {q.device}": not q.is_cuda and not interpreted,
         f"serves {', '.join(map(str, dtypes))}, got {q.dtype}": q.dtype not in dtypes,
         f"serves head_dim 64 and 128, got {q.shape[-1]}": q.shape[-1] not in (64, 128),
-        f"needs a query and a key, got q {tuple(q.shape)} and k {tuple(k.shape)}": 0 in (*q.shape, *k.shape),
         "serves causal=True only": not mask.causal,
         "does not serve key_padding_mask": mask.key_padding_BS is not None,
         f"does not serve dropout, got {dropout}": dropout > 0.0,
-        f"needs a positive softmax_scale, got {softmax_scale}": not softmax_scale > 0.0,
-        f"needs first_displacement 0, got {terms.first_displacement}": terms.first_displacement != 0,
         "serves a table or a bias, not both in one call": table is not None and bias is not None,
         "serves one table for all heads, not one a head": table is not None and table.dim() != 2,
         "does not serve a table that covers every displacement: its memory would grow as T·S": (
@@ -125,10 +127,6 @@ def _kernels() -> ModuleType:
             raise
         raise ImportError("backend='triton' needs the package triton: pip install triton") from error
     return triton_kernels
-
-
-def _rows_adjacent(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _document_ends(ids_BS: Tensor) -> Tensor:
@@ -270,7 +268,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _differentiate(ctx: Any, grad: Tensor, _: object) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad
-    grads = _backward(_rows_adjacent(grad), *ctx.saved_tensors, *ctx.settings, needs[4] or needs[5])
+    grads = _backward(rows_adjacent(grad), *ctx.saved_tensors, *ctx.settings, needs[4] or needs[5])
     dr, dterm = (grads[3] if needs[3] else None), grads[4]
     return *grads[:3], dr, dterm if needs[4] else None, dterm if needs[5] else None, None, None, None, None
 

@@ -5,7 +5,8 @@ relative term, R table length in displacements.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -42,6 +43,22 @@ class ScoreTerms:
     tail: Tail = "none"
     first_displacement: int = 0
     relative_scale: float | None = None
+
+    def in_use(self) -> frozenset[str]:
+        """The names of the fields that say something: every one that is not its default, also of a class derived."""
+        found = set()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor) or (value is not None and value != field.default):
+                found.add(field.name)
+        return frozenset(found)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The name and value of every tensor in the fields."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                yield field.name, value
 
     def at_displacement(self, values: Tensor, displacement_TS: Tensor) -> Tensor:
         """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the last entry; undefined below the first."""
@@ -110,7 +127,10 @@ def require_fit(
     """
     name, (_, heads, _, width) = type(position).__name__, q_BHTD.shape
     if num_heads is not None and heads != num_heads:
-        raise ValueError(f"position {name} was made for num_heads={num_heads}, got q with {_shape(q_BHTD)}, so {heads}")
+        looks = ", which looks like [batch, length, heads, head_dim]: transpose(1, 2)" * (num_heads == q_BHTD.shape[2])
+        raise ValueError(
+            f"position {name} was made for num_heads={num_heads}, got q with {_shape(q_BHTD)}, so {heads}{looks}"
+        )
     if head_dim is not None and width != head_dim:
         raise ValueError(f"position {name} was made for head_dim={head_dim}, got q with {_shape(q_BHTD)}, so {width}")
     for parameter in position.parameters(recurse=False):

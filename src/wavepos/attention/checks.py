@@ -1,0 +1,170 @@
+"""What the attention call asks of its arguments: each check names the argument, what it got and what is taken."""
+
+import math
+from numbers import Real
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from wavepos.attention.mask import Mask
+from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
+
+LAYOUT = "[batch, heads, length, head_dim]"
+
+
+def check_position(position: object) -> None:
+    """Raise TypeError unless it is a position that is built."""
+    if isinstance(position, Position):
+        return
+    what = "position must be a Position, such as Wavelet(head_dim) or Rotary(head_dim)"
+    if isinstance(position, str):
+        raise TypeError(
+            f"{what}, got the string {position!r}: build it first, with "
+            f"build_position(parse_position({position!r}), head_dim=..., num_heads=...) of wavepos.positions"
+        )
+    if isinstance(position, type):
+        raise TypeError(f"{what}, got the class {position.__name__}: build it first")
+    raise TypeError(f"{what}, got {type(position).__name__}")
+
+
+def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless q is [B,H,T,D] and k and v are [B,G,S,D] of its dtype and device, G dividing H."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() != 4:
+            raise ValueError(f"{name} must be {LAYOUT}, got shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must be of a floating-point dtype, got {x.dtype}")
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(f"{name} must have q's dtype and device {q.dtype}, {q.device}, got {x.dtype}, {x.device}")
+    if k.shape != v.shape:
+        raise ValueError(f"k and v must have the same shape, got {tuple(k.shape)} and {tuple(v.shape)}")
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"q and k must share batch and head_dim, got {tuple(q.shape)} and {tuple(k.shape)}")
+    heads, groups = q.shape[1], k.shape[1]
+    if (heads != 0) if groups == 0 else (heads % groups != 0):
+        raise ValueError(
+            f"k's heads must divide q's, got {heads} query and {groups} key/value heads{_layout_hint(q, k)}"
+        )
+
+
+def checked_scale(softmax_scale: float | None, head_dim: int) -> float:
+    """The factor on q·k, 1/√D where none is given; ValueError unless it is finite and positive."""
+    if softmax_scale is None:
+        return 1.0 / math.sqrt(max(head_dim, 1))
+    if not isinstance(softmax_scale, int | float | Real) or not 0.0 < softmax_scale < math.inf:
+        raise ValueError(f"softmax_scale must be a finite number above 0, or None for 1/√head_dim, got {softmax_scale}")
+    return float(softmax_scale)
+
+
+def checked_offset(q: Tensor, k: Tensor, query_offset: int | None, causal: bool, rotates: bool) -> int:
+    """The position of the first query: the given one, or that with which the last query stands at the last key."""
+    if query_offset is not None:
+        if not isinstance(query_offset, int) or isinstance(query_offset, bool):
+            raise ValueError(
+                f"query_offset must be a whole number, an int64 tensor without dimensions or None, got {query_offset!r}"
+            )
+        if query_offset < 0:
+            raise ValueError(f"query_offset must be at least 0, got {query_offset}")
+        return query_offset
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    if num_queries <= num_keys:
+        return num_keys - num_queries
+    if num_keys == 0 or not (causal or rotates):  # nothing depends on where the queries stand
+        return 0
+    raise ValueError(
+        f"without query_offset the queries stand at the last positions of the keys, and {num_queries} queries do not "
+        f"fit on {num_keys} keys: give query_offset, the position of the first query{_layout_hint(q, k)}"
+    )
+
+
+def check_mask(mask: Mask, q: Tensor) -> None:
+    """Raise ValueError unless padding and documents are [B,S] of bool and of integers, on q's device."""
+    expected = (q.shape[0], mask.num_keys)
+    for name, x in (("key_padding_mask", mask.key_padding_BS), ("document_ids", mask.document_ids_BS)):
+        if x is not None and tuple(x.shape) != expected:
+            raise ValueError(f"{name} must have shape [batch, keys] = {expected}, got {tuple(x.shape)}")
+        if x is not None and x.device != q.device:
+            raise ValueError(f"{name} must be on q's device {q.device}, got {x.device}")
+    if mask.key_padding_BS is not None and mask.key_padding_BS.dtype != torch.bool:
+        raise ValueError(f"key_padding_mask must be bool, True where a key takes part, got {mask.key_padding_BS.dtype}")
+    ids = mask.document_ids_BS
+    if ids is None:
+        return
+    if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
+        raise ValueError(f"document_ids must be of an integer dtype, got {ids.dtype}")
+    if mask.query_offset + mask.num_queries > mask.num_keys:
+        raise ValueError(
+            f"document_ids cover {mask.num_keys} key positions, but queries end at position "
+            f"{mask.query_offset + mask.num_queries - 1}"
+        )
+
+
+def check_states(position: Position, q: Tensor, relative_states: Tensor | None) -> None:
+    """Raise ValueError for relative states that no one reads, or of another dtype or device than q."""
+    if relative_states is None:
+        return
+    if not isinstance(position, ReadsRelativeStates):
+        raise ValueError(f"relative_states go with LearnedRelative only, got position {type(position).__name__}")
+    if relative_states.dtype != q.dtype or relative_states.device != q.device:
+        raise ValueError(
+            f"relative_states must have q's dtype and device {q.dtype}, {q.device}, "
+            f"got {relative_states.dtype}, {relative_states.device}"
+        )
+
+
+def check_parameters(position: Position, q: Tensor, error: Exception) -> None:
+    """Raise ValueError where a learned parameter is on another device than q."""
+    for name, x in position.named_parameters():
+        if x.device != q.device:
+            raise _elsewhere(position, name, x, q) from error
+
+
+def check_terms(terms: ScoreTerms, position: Position, q: Tensor, k: Tensor) -> None:
+    """Raise ValueError unless what the position gave is on q's device and of q's heads and sizes."""
+    for name, x in terms.tensors():
+        if x.device != q.device:
+            raise _elsewhere(position, name, x, q)
+    r, table, bias = terms.r_BHTE, terms.table, terms.bias_HR
+    if terms.q_BHTD.shape != q.shape or terms.k_BGSD.shape != k.shape:
+        _refuse_terms(position, "q and k", (terms.q_BHTD.shape, terms.k_BGSD.shape), (q.shape, k.shape))
+    if (table is None) != (r is None):
+        raise ValueError(f"position {type(position).__name__} gives one of r and table: their product needs both")
+    if r is not None and r.shape[:3] != q.shape[:3]:
+        _refuse_terms(position, "r [batch, heads, queries, width]", r.shape, q.shape)
+    heads = {"table": table.shape[0] if table is not None and table.dim() == 3 else None}
+    heads["bias"] = None if bias is None else bias.shape[0]
+    for name, number in heads.items():
+        if number is not None and number != q.shape[1]:
+            turned = f"; q's shape {tuple(q.shape)} {_LOOKS}" if number == q.shape[2] else ""
+            raise ValueError(
+                f"position {type(position).__name__} has num_heads={number} (its {name}), and q has {q.shape[1]} "
+                f"heads: build it with num_heads={q.shape[1]}. q must be {LAYOUT}{turned}"
+            )
+    if r is not None and table is not None and r.shape[3] != table.shape[-1]:
+        raise ValueError(
+            f"position {type(position).__name__} has a table {table.shape[-1]} wide, and it multiplies "
+            f"{r.shape[3]} entries (q's head_dim is {q.shape[3]}): build it with head_dim={q.shape[3]}. "
+            f"q must be {LAYOUT}, got {tuple(q.shape)}"
+        )
+
+
+def _elsewhere(position: Position, name: str, x: Tensor, q: Tensor) -> ValueError:
+    return ValueError(
+        f"position {type(position).__name__} is on {x.device} (its {name}) and q on {q.device}: move one of them, as "
+        "in position.to(q.device)"
+    )
+
+
+def _refuse_terms(position: Position, what: str, got: object, expected: object) -> NoReturn:
+    raise ValueError(f"position {type(position).__name__} gives {what} of shape {got} for shape {expected}")
+
+
+_LOOKS = "looks like [batch, length, heads, head_dim]: transpose(1, 2)"
+
+
+def _layout_hint(q: Tensor, k: Tensor) -> str:
+    """What is added to a refusal where the sizes fit with heads and length swapped."""
+    if k.shape[2] == 0 or q.shape[2] % k.shape[2] or q.shape[1] > k.shape[1]:
+        return ""
+    return f". q must be {LAYOUT}; got {tuple(q.shape)}, which {_LOOKS}"

@@ -1,0 +1,76 @@
+"""A term of the scores that a backend does not compute is refused by name, never left out."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from wavepos import NoPE, Wavelet, attention
+from wavepos.attention import attention_map
+from wavepos.attention.choice import SERVED
+from wavepos.positions import Position, ScoreTerms
+
+Extended: Any = dataclasses.make_dataclass(
+    "Extended", [("gate_BHS", Tensor | None, None)], bases=(ScoreTerms,), frozen=True, kw_only=True
+)
+
+
+class Given(Position):
+    """A position that gives the terms it was made with."""
+
+    shared_by_layers = True
+
+    def __init__(self, kind: Any = ScoreTerms, **terms: Any) -> None:
+        super().__init__()
+        self.kind, self.given = kind, terms
+
+    def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        return self.kind(q_BHTD=q_BHTD, k_BGSD=k_BGSD, **self.given)
+
+    def reset_parameters(self) -> None:
+        return None
+
+
+Q = torch.randn(1, 2, 20, 64, generator=torch.Generator().manual_seed(0))
+CALLS = {
+    "auto": lambda position: attention(Q, Q, Q, position=position),
+    "banded": lambda position: attention(Q, Q, Q, position=position, backend="banded"),
+    "one query": lambda position: attention(Q[:, :, -1:], Q, Q, position=position, backend="banded"),
+    "triton": lambda position: attention(Q, Q, Q, position=position, backend="triton"),
+    "reference": lambda position: attention(Q, Q, Q, position=position, backend="reference"),
+    "slots": lambda position: attention(Q[:, :, -1:], Q, Q, position=position, query_offset=torch.tensor(19)),
+    "map": lambda position: attention_map(Q, Q, position=position),
+    "empty": lambda position: attention(Q[:, :, :0], Q, Q, position=position),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_new_term_is_refused_by_every_backend(name: str) -> None:
+    gate = torch.zeros(1, 2, 20)
+    with pytest.raises(ValueError, match="does not serve gate_BHS of the position's terms"):
+        CALLS[name](Given(Extended, gate_BHS=gate))
+    if name != "triton":  # which needs a GPU or its interpreter
+        CALLS[name](Given(Extended))
+
+
+def test_the_fields_in_use_are_those_that_say_something() -> None:
+    always = {"q_BHTD", "k_BGSD"}
+    assert NoPE().terms(Q, Q).in_use() == always
+    assert Wavelet(64, scales=(1.0, 2.0)).terms(Q, Q).in_use() >= always | {"r_BHTE", "table", "tail"}
+    assert ScoreTerms(q_BHTD=Q, k_BGSD=Q, first_displacement=-3).in_use() == always | {"first_displacement"}
+    assert Extended(q_BHTD=Q, k_BGSD=Q, gate_BHS=Q[..., 0]).in_use() == always | {"gate_BHS"}
+
+
+def test_the_specification_serves_every_term() -> None:
+    assert SERVED["reference"] == {field.name for field in dataclasses.fields(ScoreTerms)}
+
+
+@pytest.mark.parametrize("backend", ["banded", "triton"])
+def test_tables_of_displacements_ahead_are_left_to_the_reference(backend: Any) -> None:
+    position = Given(bias_HR=torch.zeros(2, 39), first_displacement=-19)
+    with pytest.raises(ValueError, match=f"backend='{backend}' does not serve first_displacement of"):
+        attention(Q, Q, Q, position=position, backend=backend)
+    expected = attention(Q, Q, Q, position=NoPE())
+    torch.testing.assert_close(attention(Q, Q, Q, position=position), expected, rtol=1e-5, atol=1e-5)
