@@ -110,8 +110,8 @@ class Rotary(Position):
         num_queries, num_keys = q_BHTD.shape[2], k_BGSD.shape[2]
         cos_sin = self._cos_sin(max(q_offset + num_queries, num_keys), num_keys, q_BHTD.device)
         return ScoreTerms(
-            q_BHTD=_rotate(q_BHTD, cos_sin.narrow(1, q_offset, num_queries)),
-            k_BGSD=_rotate(k_BGSD, cos_sin.narrow(1, 0, num_keys)),
+            q_BHTD=_rotate(q_BHTD, cos_sin[:, q_offset : q_offset + num_queries]),
+            k_BGSD=_rotate(k_BGSD, cos_sin[:, :num_keys]),
         )
 
     def reset_parameters(self) -> None:

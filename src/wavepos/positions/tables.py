@@ -88,10 +88,11 @@ class TableCache:
         Args:
             length: how many.
             device: where.
-            key: what else determines the values; the table of the latest key is kept. None: nothing does.
+            key: what else determines the values, at least 0; the table of the latest key is kept. None: nothing does.
         """
-        table: Tensor = self._at_least(self._grown(length), device, key)
-        return table.narrow(-2, 0, length)
+        constant = None if key is None else len(range(key))  # under torch.compile: a number, not a symbol
+        table: Tensor = self._at_least(self._grown(length), device, constant)
+        return table[..., :length, :]
 
     def low_rank(self, length: int, device: torch.device, dtype: torch.dtype) -> LowRank | None:
         """Entries 0 … length − 1 as factors good to the dtype's rounding; None where their rank is not low."""
@@ -155,13 +156,9 @@ def _outside_modes() -> Iterator[None]:
 def _as_seen_by_modes(make: Callable[[torch.device], Tensor], device: torch.device) -> Tensor:
     """What `make` gives on the device: a plain tensor, or a fake one for a mode that takes no plain ones.
 
-    torch.export and torch.compile take plain tensors as constants. A bare `FakeTensorMode` takes fake ones only, and
-    under any fake mode q may be on a device that this machine does not have.
+    torch.export and torch.compile take plain tensors as constants; a bare `FakeTensorMode` takes fake ones only.
     """
-    fake = next((mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, FakeTensorMode)), None)
-    absent = fake is not None and device.type == "cuda" and not torch.cuda.is_available()
     with _outside_modes():
-        table = make(torch.device("cpu") if absent else device)
-    if fake is None or (fake.allow_non_fake_inputs and not absent):
-        return table
-    return fake.from_tensor(table).to(device)
+        table = make(device)
+    fake = next((mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, FakeTensorMode)), None)
+    return table if fake is None or fake.allow_non_fake_inputs else fake.from_tensor(table)
