@@ -74,3 +74,18 @@ def test_tables_of_displacements_ahead_are_left_to_the_reference(backend: Any) -
         attention(Q, Q, Q, position=position, backend=backend)
     expected = attention(Q, Q, Q, position=NoPE())
     torch.testing.assert_close(attention(Q, Q, Q, position=position), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"table": torch.zeros(20, 64), "tail": "zero"}, "gives one of r and table: their product needs both"),
+        ({"r_BHTE": torch.zeros(1, 2, 19, 8), "table": torch.zeros(20, 8)}, r"must give r of shape \(1, 2, 20, 8\)"),
+        ({"bias_HR": torch.zeros(3, 20)}, "has num_heads=3 .* and q has 2 heads"),
+        ({"bias_HR": torch.zeros(2, 20, device="meta")}, r"is on meta \(its bias_HR\) and q on cpu"),
+    ],
+    ids=["half", "r", "heads", "device"],
+)
+def test_terms_that_do_not_fit_are_named(terms: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"position Given {message}"):
+        attention(Q, Q, Q, position=Given(**terms))

@@ -95,9 +95,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
 
             require_served(terms, "slots")
             return slot_attention(terms, v, mask, query_offset, scale)
-        name = "reference" if empty else chosen_backend(backend, terms, mask, dropout)
-        require_served(terms, name)
-        match name:
+        match chosen_backend("reference" if empty else backend, terms, mask, dropout):
             case "banded":
                 from wavepos.attention.banded import banded_attention
 
@@ -106,7 +104,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
                 from wavepos.attention.triton import triton_attention
 
                 return triton_attention(terms, v, mask, scale, dropout)
-            case _:
+            case "reference":
                 from wavepos.attention.reference import reference_attention
 
                 return reference_attention(terms, v, mask, scale, dropout)

@@ -1,6 +1,7 @@
 """What the attention call asks of its arguments: each check names the argument, what it got and what is taken."""
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import NoReturn
 
@@ -122,16 +123,20 @@ def check_parameters(position: Position, q: Tensor, error: Exception) -> None:
 
 def check_terms(terms: ScoreTerms, position: Position, q: Tensor, k: Tensor) -> None:
     """Raise ValueError unless what the position gave is on q's device and of q's heads and sizes."""
+    device = q.device
     for name, x in terms.tensors():
-        if x.device != q.device:
+        if x is not q and x is not k and x.device != device:
             raise _elsewhere(position, name, x, q)
     r, table, bias = terms.r_BHTE, terms.table, terms.bias_HR
-    if terms.q_BHTD.shape != q.shape or terms.k_BGSD.shape != k.shape:
-        _refuse_terms(position, "q and k", (terms.q_BHTD.shape, terms.k_BGSD.shape), (q.shape, k.shape))
+    for name, given, x in (("q", terms.q_BHTD, q), ("k", terms.k_BGSD, k)):
+        if given is not x and given.shape != x.shape:
+            _refuse_terms(position, name, given.shape, x.shape)
+    if r is None and table is None and bias is None:
+        return
     if (table is None) != (r is None):
         raise ValueError(f"position {type(position).__name__} gives one of r and table: their product needs both")
-    if r is not None and r.shape[:3] != q.shape[:3]:
-        _refuse_terms(position, "r [batch, heads, queries, width]", r.shape, q.shape)
+    if r is not None and r is not q and r.shape[:3] != q.shape[:3]:
+        _refuse_terms(position, "r", r.shape, (*q.shape[:3], r.shape[-1]))
     heads = {"table": table.shape[0] if table is not None and table.dim() == 3 else None}
     heads["bias"] = None if bias is None else bias.shape[0]
     for name, number in heads.items():
@@ -156,8 +161,11 @@ def _elsewhere(position: Position, name: str, x: Tensor, q: Tensor) -> ValueErro
     )
 
 
-def _refuse_terms(position: Position, what: str, got: object, expected: object) -> NoReturn:
-    raise ValueError(f"position {type(position).__name__} gives {what} of shape {got} for shape {expected}")
+def _refuse_terms(position: Position, what: str, got: Sequence[int], expected: Sequence[int]) -> NoReturn:
+    raise ValueError(
+        f"position {type(position).__name__} must give {what} of shape {tuple(expected)} to these q and k, "
+        f"got {tuple(got)}"
+    )
 
 
 _LOOKS = "looks like [batch, length, heads, head_dim]: transpose(1, 2)"

@@ -53,11 +53,13 @@ def chosen_backend(
     """A backend named explicitly is taken or refuses; "auto": triton on CUDA, then banded, then the reference.
 
     Raises:
-        ValueError: the named backend does not serve the call, or none does within the reference's limit.
+        ValueError: the named backend does not serve the call or one of its terms, or none does within the reference's
+            limit.
     """
     from wavepos.attention.banded import banded_refusal
 
     if backend in ("triton", "reference"):
+        require_served(terms, backend)
         return backend
     if backend == "auto" and _takes_triton(terms, mask, dropout):
         return "triton"
@@ -77,6 +79,7 @@ def chosen_backend(
             f"{refusal}. backend='auto' takes the dense reference up to {REFERENCE_LIMIT} scores, and this call has "
             f"{scores}; backend='reference' computes it all the same"
         )
+    require_served(terms, "reference")
     return "reference"
 
 
