@@ -16,7 +16,7 @@ from two_processes import CUT, PER_HEAD, STEPS, TENSOR_PARALLEL, batches, cut_in
 from wavepos.data import Blocks, PreparedData, prepare
 from wavepos.models import WaveposLlamaConfig, WaveposLlamaForCausalLM
 from wavepos.train import train
-from wavepos.training_callbacks import complete_checkpoint
+from wavepos.training_checkpoints import whole_checkpoint
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="compares processes on CPUs, one of them this one")
 
@@ -80,9 +80,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(folder: Path) -> Non
 def test_a_signal_to_one_process_stops_both_at_the_same_update(folder: Path) -> None:
     assert (folder / "stopped-0").exists()
     assert (folder / "stopped-1").exists()
-    checkpoint = complete_checkpoint(folder / "two-then-one" / "checkpoints")
+    checkpoint = whole_checkpoint(folder / "two-then-one" / "checkpoints")
     assert checkpoint is not None
-    assert Path(checkpoint).name == f"checkpoint-{CUT}"
+    assert checkpoint.name == f"checkpoint-{CUT}"
 
 
 def test_a_run_of_two_processes_goes_on_in_one(folder: Path) -> None:

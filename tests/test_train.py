@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch.optim import SGD
 from wavepos.data import PreparedData, prepare
 from wavepos.models import baevski_auli_config
 from wavepos.train import TrainConfig, build_model, learning_rate, optimizer_and_schedule, recipe, train
-from wavepos.training_callbacks import MARKER, complete_checkpoint
+from wavepos.training_checkpoints import MARKER, mark_complete, whole_checkpoint
 
 WORDS = ["the", "wave", "of", "a", "word", "is", "near", "and", "the", "word", "of", "a", "wave", "is", "far"]
 
@@ -100,16 +102,17 @@ def cut_off(config: TrainConfig, out: Path, cache: Path, after: int, number: int
         return process.wait(timeout=120)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["kill -9", "Ctrl-C", "SIGTERM"]
+)
 def test_a_run_that_is_cut_off_goes_on_to_the_same_losses(corpus: str, tmp_path: Path, number: int) -> None:
-    log_every = 4 if number == signal.SIGKILL else 1  # Ctrl-C saves where it comes and so cuts a mean in two
-    config = small(corpus, steps=40, optimizer="nag", learning_rate=0.05, log_every=log_every)
+    config = small(corpus, steps=40, optimizer="nag", learning_rate=0.05, log_every=7)
     data = prepared(config, tmp_path)
     whole = train(config, tmp_path / "whole", data)
     status = cut_off(config, tmp_path / "cut", tmp_path / "cache", after=10, number=number)
     assert status != 0
     assert json.loads((tmp_path / "cut" / "run.json").read_text())["status"] == "started"
-    assert complete_checkpoint(tmp_path / "cut" / "checkpoints") is not None
+    assert whole_checkpoint(tmp_path / "cut" / "checkpoints") is not None
     steps: list[int] = []
     resumed = train(config, tmp_path / "cut", data, lambda step, total, loss: steps.append(step))
     assert steps[0] > 4
@@ -119,14 +122,194 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_losses(corpus: str, tmp_path:
     ).read_bytes()
 
 
-def test_checkpoints_cut_off_in_the_middle_are_not_taken(tmp_path: Path) -> None:
-    assert complete_checkpoint(tmp_path) is None
+def weights(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def cut_after(update: int) -> Callable[[int, int, float | None], None]:
+    """An observer with which a run ends as by a crash in that update."""
+
+    def observe(step: int, steps: int, loss: float | None) -> None:
+        if step == update:
+            raise RuntimeError("crash")
+
+    return observe
+
+
+def no_update(step: int, steps: int, loss: float | None) -> None:
+    raise AssertionError(f"update {step} was made again")
+
+
+def test_a_run_at_its_last_checkpoint_is_only_finished(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(corpus)
+    data = prepared(config, tmp_path)
+    whole = train(config, tmp_path / "whole", data)
+
+    def full_disk(*arguments: object, **options: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+        patch.setattr("wavepos.train._save_model", full_disk)
+        train(config, tmp_path / "cut", data)
+    resumed = train(config, tmp_path / "cut", data, no_update)
+    assert resumed["losses"] == whole["losses"]
+    assert resumed["parameters"] == whole["parameters"]
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_a_signal_in_the_last_update_only_finishes_the_run(corpus: str, tmp_path: Path) -> None:
+    config = small(corpus)
+    data = prepared(config, tmp_path)
+    whole = train(config, tmp_path / "whole", data)
+
+    def stop(step: int, steps: int, loss: float | None) -> None:
+        if step == steps - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = train(config, tmp_path / "stopped", data, stop)
+    assert (stopped["status"], stopped["losses"]) == ("finished", whole["losses"])
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+def test_signals_are_given_back_when_training_fails(corpus: str, tmp_path: Path) -> None:
+    config, before = small(corpus), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(config, tmp_path / "run", prepared(config, tmp_path), cut_after(2))
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["started", "finished"])
+def test_a_changed_corpus_is_refused(corpus: str, tmp_path: Path, finished: bool) -> None:
+    config, path = small(corpus), Path(corpus.removeprefix("text:"))
+    if finished:
+        train(config, tmp_path / "run", prepared(config, tmp_path))
+    else:
+        with pytest.raises(RuntimeError, match="crash"):
+            train(config, tmp_path / "run", prepared(config, tmp_path), cut_after(6))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("wave", "tide"), encoding="utf-8")
+    changed = "train split and its valid split and its tokenizer changed since: restore the text that it began with"
+    with pytest.raises(ValueError, match=f"holds a run on other data: of corpus .* its {changed}"):
+        train(config, tmp_path / "run", prepared(config, tmp_path))
+    path.write_text(text, encoding="utf-8")
+    assert train(config, tmp_path / "run", prepared(config, tmp_path))["status"] == "finished"
+
+
+def test_a_run_goes_on_with_its_data_in_another_place(corpus: str, tmp_path: Path) -> None:
+    config = small(corpus)
+    whole = train(config, tmp_path / "whole", prepared(config, tmp_path))
+    with pytest.raises(RuntimeError, match="crash"):
+        train(config, tmp_path / "run", prepared(config, tmp_path), cut_after(6))
+    (tmp_path / "elsewhere").mkdir()
+    copy = shutil.copyfile(corpus.removeprefix("text:"), tmp_path / "elsewhere" / "copy.txt")
+    moved = dataclasses.replace(config, corpus=f"text:{copy}")
+    data = prepare(moved.corpus, moved.tokenizer, cache_dir=tmp_path / "another cache")
+    record = train(moved, tmp_path / "run", data)
+    assert record["losses"] == whole["losses"]
+    assert record["config"]["corpus"] == moved.corpus
+
+
+def test_a_record_of_an_older_version_is_completed(corpus: str, tmp_path: Path) -> None:
+    config = small(corpus)
+    data = prepared(config, tmp_path)
+    record = json.loads(json.dumps(train(config, tmp_path / "run", data)))
+    older = {key: value for key, value in record.items() if key != "data"}
+    older["config"] = {key: value for key, value in record["config"].items() if key not in ("sharding", "start_from")}
+    older["config"]["position"] = {"method": "wavelet"}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(older))
+    assert train(config, tmp_path / "run", data, no_update) == record
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"] == data.fingerprint
+    del older["config"]["seed"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(older))
+    with pytest.raises(ValueError, match=r"another config \(seed: 0 there, 5 here\)"):
+        train(dataclasses.replace(config, seed=5), tmp_path / "run", data)
+
+
+def test_checkpoints_cut_off_in_the_middle_are_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert whole_checkpoint(tmp_path) is None
     for number in (5, 10, 15):
         (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}" / "optimizer.pt").write_text("state")
     for number in (5, 10):
-        (tmp_path / f"checkpoint-{number}" / MARKER).write_text("{}")
-    assert complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+        mark_complete(tmp_path / f"checkpoint-{number}", {})
+    assert whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert not (tmp_path / "checkpoint-15").exists()
+    assert "checkpoint-15 was cut off while it was written: removed." in " ".join(capsys.readouterr().out.split())
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def alter(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "told"),
+    [
+        ("optimizer.pt", Path.unlink, "optimizer.pt is missing"),
+        ("scheduler.pt", Path.unlink, "scheduler.pt is missing"),
+        ("rng_state.pth", Path.unlink, "rng_state.pth is missing"),
+        ("trainer_state.json", Path.unlink, "trainer_state.json is missing"),
+        ("model.safetensors", cut, "model.safetensors has "),
+        ("optimizer.pt", alter, "optimizer.pt is not what was written"),
+        (MARKER, cut, f"{MARKER} cannot be read"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_older_whole_checkpoint_is_taken_where_the_newest_is_damaged(
+    corpus: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    damage: Callable[[Path], None],
+    told: str,
+) -> None:
+    config, out = small(corpus), tmp_path / "run"
+    data = prepared(config, tmp_path)
+    whole = train(config, tmp_path / "whole", data)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(config, out, data, cut_after(10))
+    damage(out / "checkpoints" / "checkpoint-8" / name)
+    steps: list[int] = []
+    resumed = train(config, out, data, lambda step, total, loss: steps.append(step))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"Damaged and removed: checkpoint-8: {told}" in printed
+    assert "Going on from checkpoint-4." in printed
+    assert steps[0] == 5
+    assert resumed["losses"] == whole["losses"]
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_damaged_checkpoints_alone_are_refused(corpus: str, tmp_path: Path) -> None:
+    config, out = small(corpus), tmp_path / "run"
+    data = prepared(config, tmp_path)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(config, out, data, cut_after(10))
+    for number in (4, 8):
+        (out / "checkpoints" / f"checkpoint-{number}" / "optimizer.pt").unlink()
+    message = r"every checkpoint in .* is damaged \(checkpoint-8: optimizer.pt is missing; checkpoint-4: .*delete .* to"
+    with pytest.raises(ValueError, match=message):
+        train(config, out, data, no_update)
+    assert len(list((out / "checkpoints").iterdir())) == 2
+
+
+def test_a_checkpoint_marked_before_lists_were_kept_needs_its_states(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-4"
+    folder.mkdir()
+    names = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+    for name in names:
+        (folder / name).touch()
+    (folder / MARKER).write_text('{"step": 4, "seconds": 1.0}')
+    assert whole_checkpoint(tmp_path) == folder
+    (folder / "scheduler.pt").unlink()
+    with pytest.raises(ValueError, match=r"checkpoint-4: scheduler\.pt is missing"):
+        whole_checkpoint(tmp_path)
 
 
 def test_the_papers_schedule() -> None:
@@ -174,7 +357,6 @@ def test_weight_decay_spares_embeddings_norms_biases_and_positions() -> None:
     ("fields", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"save_every": 5, "log_every": 2}, "save_every must be a multiple of log_every=2, .* got 5"),
         ({"learning_rate": -1.0}, "learning_rate must be positive, got -1.0"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, nag, got 'sgd'"),
         ({"warmup_steps": 13}, "warmup_steps must lie between 0 and steps=12, got 13"),

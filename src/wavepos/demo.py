@@ -16,6 +16,7 @@ from wavepos.data import PreparedData, prepare
 from wavepos.evaluate import evaluate_protocols, perplexity_record, table_protocols
 from wavepos.positions import parse_position, position_dict
 from wavepos.provenance import environment, write_json
+from wavepos.runs import opened_record
 from wavepos.train import build_model, train
 from wavepos.training_config import TrainConfig, uses_bf16
 
@@ -155,6 +156,7 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
     """Train and evaluate one model, or read what was found before."""
     path = folder / "outcome.json"
     if path.exists():
+        opened_record(run, folder, data)  # refuses what was trained on other text
         console.print(f"{title}: found in {folder}", highlight=False, markup=False)
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found

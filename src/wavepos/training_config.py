@@ -92,11 +92,6 @@ class TrainConfig:
         for name, asked in (("sharding='fsdp'", self.sharding == "fsdp"), ("start_from", self.start_from is not None)):
             if asked and self.model != "llama":
                 raise ValueError(f"{name} is served for model llama, got model={self.model!r}")
-        if self.save_every % self.log_every:
-            raise ValueError(
-                f"save_every must be a multiple of log_every={self.log_every}, so that no logged mean is cut by a "
-                f"restart, got {self.save_every}"
-            )
         if not self.learning_rate > 0.0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.warmup_steps < 0 or self.warmup_steps > self.steps:

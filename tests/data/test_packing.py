@@ -1,5 +1,6 @@
 """Token files: the stream, its bounds, its words, its blocks, and a cache that no crash can spoil."""
 
+import hashlib
 import json
 import multiprocessing
 import pickle
@@ -191,6 +192,29 @@ def test_two_runs_agree(spec: str, data: PreparedData, tmp_path: Path) -> None:
     other = prepare(spec, "bpe:400", cache_dir=tmp_path / "other")
     assert other.train.ids.tolist() == data.train.ids.tolist()
     assert other.fingerprint == data.fingerprint
+
+
+def test_the_fingerprint_is_of_content(spec: str, data: PreparedData, tmp_path: Path) -> None:
+    ids, path = data.train.path, Path(spec.removeprefix("jsonl:"))
+    assert data.train.sha256 == hashlib.sha256(ids.read_bytes()).hexdigest()
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "b.jsonl").write_bytes(path.read_bytes())
+    moved = prepare(f"jsonl:{tmp_path / 'moved' / 'b.jsonl'}", "bpe:400", cache_dir=tmp_path / "moved")
+    assert moved.fingerprint == data.fingerprint
+    other = prepare(spec, "bpe:350", cache_dir=tmp_path / "cache")
+    assert all(other.fingerprint[part] != data.fingerprint[part] for part in ("train split", "tokenizer"))
+
+
+def test_a_token_file_without_a_checksum_gets_one(
+    spec: str, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar = data.train.path.with_name("tokens.json")
+    fields = json.loads(sidecar.read_text())
+    del fields["sha256"]
+    sidecar.write_text(json.dumps(fields))
+    assert prepare(spec, "bpe:400", cache_dir=tmp_path / "cache").train == data.train
+    monkeypatch.setattr("wavepos.data.token_file.file_sha256", None)  # computed once
+    assert prepare(spec, "bpe:400", cache_dir=tmp_path / "cache").train == data.train
 
 
 def test_the_environment_names_the_cache(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,15 +37,24 @@ class PreparedData:
     Attributes:
         tokenizer: a transformers fast tokenizer.
         train, valid: the token streams.
-        corpus: the spec of the corpus.
-        fingerprint: hex digest of the corpus, the tokenizer and what bounds the splits.
     """
 
     tokenizer: PreTrainedTokenizerFast
     train: TokenFile
     valid: TokenFile
-    corpus: str
-    fingerprint: str
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What is trained on, whatever it is called and wherever it lies: digests of both streams and the vocabulary.
+
+        They are of content alone, so that a run goes on with a copy of its data in another place.
+        """
+        words = sorted(self.tokenizer.get_vocab().items(), key=lambda word: word[1])
+        return {
+            "train split": self.train.sha256,
+            "valid split": self.valid.sha256,
+            "tokenizer": digest(words, eos_id(self.tokenizer)),
+        }
 
 
 def prepare(
@@ -81,8 +90,7 @@ def prepare(
         prepare_split(opened, split, trained, cache_dir=cache_dir, max_tokens=bound, progress=progress)
         for split, bound in zip(splits, bounds, strict=True)
     )
-    fingerprint = digest(train.path.parent.name, valid.path.parent.name)
-    return PreparedData(tokenizer=trained, train=train, valid=valid, corpus=corpus, fingerprint=fingerprint)
+    return PreparedData(tokenizer=trained, train=train, valid=valid)
 
 
 def prepare_split(

@@ -1,5 +1,6 @@
 """Writing the token stream of one split."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ def write_split(
             corpus=corpus.spec,
             split=split,
             vocab_size=len(tokenizer),
+            sha256=stream.sha256,
         )
     )
 
@@ -72,7 +74,13 @@ class _Stream:
         self.num_tokens = self.num_words = self.num_documents = 0
         self._file, self._corpus, self._end = file, corpus, end
         self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._hash = hashlib.sha256()
         self._write([end])
+
+    @property
+    def sha256(self) -> str:
+        """Of all bytes written, in hex."""
+        return self._hash.hexdigest()
 
     def extend(self, encoder: Tokenizer, documents: Iterable[str], max_tokens: int | None) -> Iterator[None]:
         """Write documents until they or max_tokens are exhausted; yields after each batch."""
@@ -102,7 +110,9 @@ class _Stream:
         self.num_documents += 1
 
     def _write(self, ids: list[int]) -> None:
-        self._file.write(np.asarray(ids, dtype=self._dtype).tobytes())
+        data = np.asarray(ids, dtype=self._dtype).tobytes()
+        self._file.write(data)
+        self._hash.update(data)
         self.num_tokens += len(ids)
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wavepos.data.corpus import Split
+from wavepos.data.corpus import Split, file_sha256
 
 IDS, SIDECAR = "tokens.bin", "tokens.json"
 
@@ -34,6 +36,7 @@ class TokenFile:
         corpus: the spec of the corpus.
         split: of the corpus.
         vocab_size: of the tokenizer, special tokens included.
+        sha256: of the ids as bytes, in hex: what tells whether two token files hold the same.
     """
 
     path: Path
@@ -44,6 +47,7 @@ class TokenFile:
     corpus: str
     split: Split
     vocab_size: int
+    sha256: str
 
     @property
     def ids(self) -> npt.NDArray[np.unsignedinteger]:
@@ -57,17 +61,23 @@ class TokenFile:
 
 
 def open_token_file(folder: Path) -> TokenFile:
-    """The token file of a folder.
+    """The token file of a folder; the checksum that older ones lack is computed and kept.
 
     Raises:
         OSError, ValueError, TypeError: it is missing, or its two files do not belong together.
     """
     path = folder / IDS
     fields: dict[str, Any] = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
+    old = "sha256" not in fields
+    if old:
+        fields["sha256"] = file_sha256(path)
     tokens = TokenFile(path=path, **fields)
     expected = tokens.num_tokens * np.dtype(tokens.dtype).itemsize
     if path.stat().st_size != expected:
         raise ValueError(f"{path} must have {expected} bytes, got {path.stat().st_size}")
+    if old:
+        with suppress(OSError):  # a cache that cannot be written to serves all the same
+            write_sidecar(tokens)
     return tokens
 
 
@@ -75,7 +85,10 @@ def write_sidecar(tokens: TokenFile) -> None:
     """Write what `open_token_file` reads beside the ids."""
     fields = dataclasses.asdict(tokens)
     del fields["path"]
-    tokens.path.with_name(SIDECAR).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    target = tokens.path.with_name(SIDECAR)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(target)
 
 
 class Blocks(Dataset[dict[str, Tensor]]):
