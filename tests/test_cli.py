@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -125,6 +126,24 @@ def test_train_eval_and_generate_on_a_text_of_ones_own(
     written = json.loads((tmp_path / "run" / "perplexity-text-own-txt.json").read_text())
     assert [(p["kind"], p["seq_len"]) for p in written["perplexities"]] == [
         (kind, length) for length in (16, 40) for kind in ("nonoverlapping", "whole", "sliding")
+    ]
+    assert written["available_tokens"] == written["perplexities"][0]["tokens"]
+    assert "Scored" not in read.output
+    lines = (tmp_path / "own.txt").read_text(encoding="utf-8").splitlines()[-15:]
+    entry = written["perplexities"][0]
+    assert (entry["words"], entry["bytes"]) == (15 * 8, len("\n".join(lines)))
+    assert entry["bits_per_byte"] == pytest.approx(entry["nats"] / math.log(2.0) / entry["bytes"])
+    cut = wavepos("eval", "run", "--lengths", "16", "--max-tokens", "50")
+    assert f"Scored: the first 50 of {entry['tokens']} tokens, for --max-tokens cuts." in cut.output
+    none = wavepos("eval", "run", "--documents", "3", "--lengths", "32", "64")
+    assert none.status == 2
+    assert "with 64 tokens or more, which are 1, got 3" in " ".join(none.output.split())
+    long = wavepos("eval", "run", "--documents", "1", "--lengths", "32", "64")
+    assert long.status == 0, long.output
+    assert "in blocks of 16" in long.output
+    found = json.loads((tmp_path / "run" / "long-documents-text-own-txt.json").read_text())["results"]
+    assert [(e["kind"], e["length"]) for e in found] == [
+        (kind, length) for length in (32, 64) for kind in ("nonoverlapping", "whole")
     ]
     text = wavepos("generate", "run", "--prompt", "wave near", "--max-new-tokens", "5")
     assert text.status == 0, text.output

@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from wavepos.console import console, progress
-from wavepos.data import PreparedData, prepare
+from wavepos.data import PreparedData, prepare, prepare_split
 from wavepos.evaluate import evaluate_protocols, perplexity_record, table_protocols
+from wavepos.evaluate.run import text_size
 from wavepos.positions import parse_position, position_dict
 from wavepos.provenance import environment, write_json
 from wavepos.runs import opened_record
@@ -170,19 +171,21 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
 
         record = train(run, folder, data, observe)
     model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
+    scored_text = prepare_split(run.corpus, "valid", data.tokenizer, max_tokens=SCORED_TOKENS + 1, ended=False)
+    protocols = table_protocols(_lengths(run.seq_len), run.seq_len)
     with progress(f"{title}: reading") as update, torch.autocast("cpu", torch.bfloat16, uses_bf16(run.precision)):
         scored = 0
 
         def count(targets: int) -> None:
             nonlocal scored
             scored += targets
-            update(scored, None, f"{scored:,} tokens scored")
+            update(scored, len(protocols) * (scored_text.num_tokens - 1), f"{scored:,} tokens scored")
 
         perplexities = evaluate_protocols(
             model.token_losses,
-            data.valid.ids[: SCORED_TOKENS + 1],
-            table_protocols(_lengths(run.seq_len), run.seq_len),
-            words_per_token=data.valid.words_per_token,
+            scored_text.ids,
+            protocols,
+            text=text_size(scored_text),
             progress=count,
         )
     longest = next(p for p in reversed(perplexities) if p.protocol.kind == "whole")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import pickle
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from wavepos.data import (
     Blocks,
@@ -101,6 +103,42 @@ def test_a_bound_cuts_the_last_document(
         assert tokens.num_words == sum(len(text.split()) for text in texts)
 
 
+@pytest.mark.parametrize("piece_characters", [20, 100_000])
+def test_words_and_bytes_of_a_stream_that_is_broken_off_are_exact(
+    spec: str, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_characters: int
+) -> None:
+    """Those whose last token is there, counted on the bytes of the tokens."""
+    monkeypatch.setattr(stream, "PIECE_CHARACTERS", piece_characters)
+    whole, texts = direct(spec, data, "train"), list(open_corpus(spec).documents("train"))
+    alphabet = {sign: byte for byte, sign in bytes_to_unicode().items()}
+    for bound in range(3, 200):
+        tokens = prepare_split(
+            spec, "train", data.tokenizer, cache_dir=tmp_path / "bounds", max_tokens=bound, ended=False
+        )
+        ids = tokens.ids.tolist()
+        assert ids == whole[:bound]
+        *ended, last = bytes_of_documents(ids[1:], data, alphabet)
+        prefix = last.decode(errors="ignore")
+        assert texts[len(ended)].startswith(prefix)
+        words = [match for match in re.finditer(r"\S+", texts[len(ended)]) if match.end() <= len(prefix)]
+        assert tokens.num_words == sum(len(text.decode().split()) for text in ended) + len(words)
+        assert tokens.num_bytes == sum(map(len, ended)) + len(prefix.encode())
+    everything = prepare_split(spec, "train", data.tokenizer, cache_dir=tmp_path / "bounds", ended=False)
+    assert everything.ids.tolist() == whole
+    assert everything.num_bytes == sum(len(text.encode()) for text in texts)
+
+
+def bytes_of_documents(ids: list[int], data: PreparedData, alphabet: dict[str, int]) -> list[bytes]:
+    """The bytes that the tokens of each document stand for; none for the one that begins where the stream ends."""
+    texts: list[bytes] = [b""]
+    for index, token in zip(ids, data.tokenizer.convert_ids_to_tokens(ids), strict=True):
+        if index == data.tokenizer.eos_token_id:
+            texts.append(b"")
+        else:
+            texts[-1] += bytes(alphabet[sign] for sign in token)
+    return texts
+
+
 def test_a_bound_holds_for_both_splits(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wavepos.data.packing.MIN_VALID_TOKENS", 30)
     bounded = prepare(spec, "bpe:300", cache_dir=tmp_path / "cache", max_tokens=1000)
@@ -126,7 +164,11 @@ def test_wikitext_as_a_stream_of_words(tmp_path: Path) -> None:
         "<eos>",
     ]
     assert made.valid.num_words == made.valid.num_tokens - 1 == 5
-    assert made.valid.words_per_token == 1.0
+    broken_off = prepare_split(
+        f"wikitext103:{tmp_path}", "valid", made.tokenizer, cache_dir=tmp_path / "cache", max_tokens=4, ended=False
+    )
+    assert broken_off.ids.tolist() == made.valid.ids[:4].tolist()
+    assert (broken_off.num_words, broken_off.num_bytes) == (3, len("A new b"))
 
 
 @pytest.mark.parametrize("seq_len", [1, 7, 64])

@@ -40,9 +40,15 @@ class Corpus(ABC):
     def _documents(self, split: Split) -> Iterator[str]:
         """The documents of a split that exists."""
 
+    @property
+    def words_per_end(self) -> int:
+        """Words that the end of a document counts as when perplexity is given per word."""
+        return 0
+
+    @final
     def count_words(self, text: str) -> int:
-        """The words a document counts as when perplexity is given per word: those between white space."""
-        return len(text.split())
+        """The words a document counts as: those between white space, and its end."""
+        return len(text.split()) + self.words_per_end
 
     @final
     def documents(self, split: Split) -> Iterator[str]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from wavepos.data.cache import cached_folder, default_cache_dir
 from wavepos.data.corpora import open_corpus
 from wavepos.data.corpus import Corpus, Split, digest
-from wavepos.data.stream import BATCH_CHARACTERS, Progress, write_split
+from wavepos.data.stream import BATCH_CHARACTERS, Bound, Progress, write_split
 from wavepos.data.token_file import TokenFile, open_token_file
 from wavepos.data.tokenization import (
     BPE,
@@ -84,13 +84,18 @@ def prepare(
     opened, cache_dir = open_corpus(corpus), cache_dir or default_cache_dir()
     _check_max_tokens(max_tokens)
     trained = _tokenizer(opened, tokenizer, cache_dir, max_tokens, progress)
-    bounds = (max_tokens, None if max_tokens is None else max(max_tokens // 20, MIN_VALID_TOKENS))
+    bounds = (max_tokens, valid_bound(max_tokens))
     splits: tuple[Split, Split] = ("train", "valid")
     train, valid = (
         prepare_split(opened, split, trained, cache_dir=cache_dir, max_tokens=bound, progress=progress)
         for split, bound in zip(splits, bounds, strict=True)
     )
     return PreparedData(tokenizer=trained, train=train, valid=valid)
+
+
+def valid_bound(max_tokens: int | None) -> int | None:
+    """The bound on a valid split beside a train split of max_tokens."""
+    return None if max_tokens is None else max(max_tokens // 20, MIN_VALID_TOKENS)
 
 
 def prepare_split(
@@ -100,6 +105,7 @@ def prepare_split(
     *,
     cache_dir: Path | None = None,
     max_tokens: int | None = None,
+    ended: bool = True,
     progress: Progress | None = None,
 ) -> TokenFile:
     """Tokenise one split with a tokenizer at hand, for instance that of a saved model; cached like `prepare`.
@@ -112,7 +118,9 @@ def prepare_split(
         split: of the corpus.
         tokenizer: a fast tokenizer with an eos_token.
         cache_dir: as `prepare` takes it.
-        max_tokens: bound on this split, at least 3; its last document is cut, and ended all the same.
+        max_tokens: bound on this split, at least 3; its last document is cut.
+        ended: end a document that is cut all the same, as training wants it. Else the file is the first max_tokens
+            tokens of the whole one, and its words and bytes are exactly those that its targets make up.
         progress: called with (split, tokens done, max_tokens).
 
     Raises:
@@ -122,12 +130,14 @@ def prepare_split(
     opened = open_corpus(corpus) if isinstance(corpus, str) else corpus
     _check_max_tokens(max_tokens)
     identity = (text_encoder(tokenizer).to_str(), eos_id(tokenizer))
-    key = digest(FORMAT, opened.fingerprint(), split, identity, max_tokens)
+    broken_off = max_tokens is not None and not ended
+    key = digest(FORMAT, opened.fingerprint(), split, identity, max_tokens, *(["broken off"] if broken_off else []))
 
     def build(folder: Path) -> None:
-        write_split(folder, opened, split, tokenizer, max_tokens, progress)
+        write_split(folder, opened, split, tokenizer, Bound(max_tokens, ended), progress)
 
-    folder = cached_folder(cache_dir or default_cache_dir(), f"{split}-{key}", _holds_tokens, build)
+    is_whole = _holds_tokens if ended else _holds_sized_tokens
+    folder = cached_folder(cache_dir or default_cache_dir(), f"{split}-{key}", is_whole, build)
     return dataclasses.replace(open_token_file(folder), corpus=opened.spec)
 
 
@@ -163,6 +173,10 @@ def _holds_tokens(folder: Path) -> bool:
     except (OSError, ValueError, TypeError):
         return False
     return True
+
+
+def _holds_sized_tokens(folder: Path) -> bool:
+    return _holds_tokens(folder) and open_token_file(folder).num_bytes is not None
 
 
 def _holds_tokenizer(folder: Path) -> bool:

@@ -30,7 +30,10 @@ class TokenFile:
     Attributes:
         path: the ids, little-endian, without a header; the other attributes lie beside it as JSON.
         num_tokens: ids in the file.
-        num_words: words that the num_tokens − 1 targets make up, as the corpus counts words.
+        num_words: words that the num_tokens − 1 targets make up, as the corpus counts words; of a document that was cut
+            and not ended, those whose last token is there.
+        num_bytes: of the text that the targets make up, in UTF-8, ends of documents aside; a character counts with its
+            last token. None in files of older versions.
         num_documents: documents in it; the last may be cut.
         dtype: of an id.
         corpus: the spec of the corpus.
@@ -48,16 +51,12 @@ class TokenFile:
     split: Split
     vocab_size: int
     sha256: str
+    num_bytes: int | None = None
 
     @property
     def ids(self) -> npt.NDArray[np.unsignedinteger]:
         """The stream, uint16 or uint32 [num_tokens], memory-mapped for reading."""
         return np.memmap(self.path, dtype=np.dtype(self.dtype).newbyteorder("<"), mode="r")
-
-    @property
-    def words_per_token(self) -> float:
-        """Words that a target makes up on average; perplexity per word is exp(mean nats / this)."""
-        return self.num_words / (self.num_tokens - 1)
 
 
 def open_token_file(folder: Path) -> TokenFile:

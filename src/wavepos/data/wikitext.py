@@ -36,9 +36,10 @@ class WikiText103(Corpus):
         folder = self.folder.resolve()
         return digest("wikitext103", str(folder), file_facts(folder, sorted(folder.glob("wiki.*.tokens"))))
 
-    def count_words(self, text: str) -> int:
-        """The words of a line, and one for its end."""
-        return len(text.split()) + 1
+    @property
+    def words_per_end(self) -> int:
+        """The end of a line counts as a word."""
+        return 1
 
     def _documents(self, split: Split) -> Iterator[str]:
         return (" ".join(line.split()) for line in self._lines(split))
