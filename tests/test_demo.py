@@ -67,6 +67,7 @@ def test_all_files_are_written_and_agree(finished: tuple[DemoConfig, Path, dict]
         by_kind = {(p["kind"], p["seq_len"]): p["per_token"] for p in outcome["perplexities"]}
         assert by_kind["nonoverlapping", 128] == by_kind["nonoverlapping", 16] == by_kind["whole", 16]
         assert len(outcome["loss_by_position"]) == 128
+        assert {"command", "commit", "packages"} <= set(outcome["environment"])
     assert result["outcomes"][0]["losses"] != result["outcomes"][2]["losses"]
     for name in ("perplexity", "perplexity_sliding", "loss_by_position", "learning_curves", "wavelets"):
         xml.etree.ElementTree.parse(out / "plots" / f"{name}.svg")

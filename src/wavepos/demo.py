@@ -198,6 +198,7 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
         "train_seconds": record["train_seconds"],
         "losses": record["losses"],
         "perplexities": [perplexity_record(result) for result in perplexities],
+        "environment": environment(),
         "loss_by_position": [round(value, 4) for value in longest.loss_by_position],
     }
     write_json(path, outcome)
