@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from wavepos.data.corpus import Corpus, Split
-from wavepos.data.token_file import IDS, IdType, TokenFile, write_sidecar
-from wavepos.data.tokenization import eos_id, text_encoder
+from wavepos.data.tokenizers import eos_id, text_encoder
+from wavepos.data.tokens import IDS, IdType, TokenFile, write_sidecar
 
 BATCH_CHARACTERS = 1_000_000
 PIECE_CHARACTERS = 100_000

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import wavepos.models  # noqa: F401 - registers the models with transformers' Auto classes
 from wavepos.console import Update
 from wavepos.data import TokenFile, prepare_split
-from wavepos.data.packing import valid_bound
+from wavepos.data.preparation import valid_bound
 from wavepos.evaluate.perplexity import TextSize, evaluate_protocols, perplexity_record, table_protocols
 from wavepos.provenance import environment, write_json
 

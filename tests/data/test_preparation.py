@@ -140,7 +140,7 @@ def bytes_of_documents(ids: list[int], data: PreparedData, alphabet: dict[str, i
 
 
 def test_a_bound_holds_for_both_splits(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wavepos.data.packing.MIN_VALID_TOKENS", 30)
+    monkeypatch.setattr("wavepos.data.preparation.MIN_VALID_TOKENS", 30)
     bounded = prepare(spec, "bpe:300", cache_dir=tmp_path / "cache", max_tokens=1000)
     assert 999 <= bounded.train.num_tokens <= 1000
     assert 49 <= bounded.valid.num_tokens <= 50
@@ -255,7 +255,7 @@ def test_a_token_file_without_a_checksum_gets_one(
     del fields["sha256"]
     sidecar.write_text(json.dumps(fields))
     assert prepare(spec, "bpe:400", cache_dir=tmp_path / "cache").train == data.train
-    monkeypatch.setattr("wavepos.data.token_file.file_sha256", None)  # computed once
+    monkeypatch.setattr("wavepos.data.tokens.file_sha256", None)  # computed once
     assert prepare(spec, "bpe:400", cache_dir=tmp_path / "cache").train == data.train
 
 
@@ -329,7 +329,7 @@ def test_processes_at_once_do_no_harm(spec: str, data: PreparedData, tmp_path: P
 
 
 def test_progress_is_told(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wavepos.data.packing.BATCH_CHARACTERS", 500)
+    monkeypatch.setattr("wavepos.data.preparation.BATCH_CHARACTERS", 500)
     told: list[tuple[str, int, int | None]] = []
     made = prepare(spec, "bpe:400", cache_dir=tmp_path / "cache", progress=lambda *news: told.append(news))
     assert {stage for stage, _, _ in told} == {"tokenizer", "train", "valid"}

@@ -11,8 +11,7 @@ from wavepos.data.cache import cached_folder, default_cache_dir
 from wavepos.data.corpora import open_corpus
 from wavepos.data.corpus import Corpus, Split, digest
 from wavepos.data.stream import BATCH_CHARACTERS, Bound, Progress, write_split
-from wavepos.data.token_file import TokenFile, open_token_file
-from wavepos.data.tokenization import (
+from wavepos.data.tokenizers import (
     BPE,
     Saved,
     Words,
@@ -23,6 +22,7 @@ from wavepos.data.tokenization import (
     text_encoder,
     train_bpe,
 )
+from wavepos.data.tokens import TokenFile, open_token_file
 
 FORMAT = 1
 """Part of every cache key: raise it when the same input gives other files."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from wavepos.data import build_words, load_tokenizer, train_bpe
-from wavepos.data.tokenization import parse_tokenizer, text_encoder
+from wavepos.data.tokenizers import parse_tokenizer, text_encoder
 
 TEXTS = [f"def f{index}(x):\n    return x + {index}  # é, naïve 你好\n" for index in range(100)]
 SMALL_BPE = train_bpe(TEXTS, 300)
