@@ -24,7 +24,9 @@ from wavepos.data import (
     open_corpus,
     prepare,
     prepare_split,
-    stream,
+)
+from wavepos.data import (
+    tokens as streams,
 )
 from wavepos.data.files import JsonLines
 
@@ -69,8 +71,8 @@ def test_long_documents_in_pieces_give_the_same_stream(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str
 ) -> None:
     whole = prepare(spec, tokenizer, cache_dir=tmp_path / "whole")
-    monkeypatch.setattr(stream, "PIECE_CHARACTERS", 5)
-    monkeypatch.setattr(stream, "BATCH_CHARACTERS", 50)
+    monkeypatch.setattr(streams, "PIECE_CHARACTERS", 5)
+    monkeypatch.setattr(streams, "BATCH_CHARACTERS", 50)
     pieces = prepare(spec, tokenizer, cache_dir=tmp_path / "pieces")
     assert pieces.train.ids.tolist() == whole.train.ids.tolist()
     assert pieces.train.num_words == whole.train.num_words
@@ -79,8 +81,8 @@ def test_long_documents_in_pieces_give_the_same_stream(
 @given(st.text(alphabet=st.sampled_from("ab1.' \n\té"), max_size=60), st.integers(1, 8))
 def test_pieces_are_the_document(document: str, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "PIECE_CHARACTERS", size)
-        pieces = list(stream._pieces(document))
+        patch.setattr(streams, "PIECE_CHARACTERS", size)
+        pieces = list(streams._pieces(document))
     assert "".join(piece.text for piece in pieces) == document
     assert [piece.end == len(document) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
@@ -89,7 +91,7 @@ def test_pieces_are_the_document(document: str, size: int) -> None:
 def test_a_bound_cuts_the_last_document(
     spec: str, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_characters: int
 ) -> None:
-    monkeypatch.setattr(stream, "PIECE_CHARACTERS", piece_characters)
+    monkeypatch.setattr(streams, "PIECE_CHARACTERS", piece_characters)
     whole = direct(spec, data, "train")
     for bound in range(3, 200):
         tokens = prepare_split(spec, "train", data.tokenizer, cache_dir=tmp_path / "bounds", max_tokens=bound)
@@ -108,7 +110,7 @@ def test_words_and_bytes_of_a_stream_that_is_broken_off_are_exact(
     spec: str, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_characters: int
 ) -> None:
     """Those whose last token is there, counted on the bytes of the tokens."""
-    monkeypatch.setattr(stream, "PIECE_CHARACTERS", piece_characters)
+    monkeypatch.setattr(streams, "PIECE_CHARACTERS", piece_characters)
     whole, texts = direct(spec, data, "train"), list(open_corpus(spec).documents("train"))
     alphabet = {sign: byte for byte, sign in bytes_to_unicode().items()}
     for bound in range(3, 200):
@@ -275,9 +277,9 @@ def test_a_crash_leaves_no_half_files(
     with monkeypatch.context() as patch:
         match moment:
             case "writing":
-                patch.setattr(stream._Stream, "_finish", crash)
+                patch.setattr(streams._Stream, "_finish", crash)
             case "sidecar":
-                patch.setattr(stream, "write_sidecar", crash)
+                patch.setattr(streams, "write_sidecar", crash)
             case "renaming":
                 patch.setattr(Path, "replace", crash)
         with pytest.raises(RuntimeError, match="crash"):
@@ -290,7 +292,7 @@ def _write_until_killed(spec: str, cache: Path) -> None:
     """Dies as by kill -9 in the middle of the train split: no clean-up runs."""
     import os
 
-    stream._Stream._finish = lambda self, document: os._exit(9)  # type: ignore[method-assign]
+    streams._Stream._finish = lambda self, document: os._exit(9)  # type: ignore[method-assign]
     prepare(spec, "bpe:400", cache_dir=cache)
 
 
