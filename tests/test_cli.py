@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import inspect
 import json
 import math
 import re
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import wavepos.cli
 from wavepos.cli import main
+from wavepos.data.corpora import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,13 @@ def test_a_dry_run_of_seven_billion_plans_for_many_gpus(wavepos: Callable[..., D
     assert re.search(r"weights\s+│\s+25\.10", whole.output)
     assert re.search(r"weights\s+│\s+3\.14", shared.output)
     assert not list(tmp_path.iterdir())
+
+
+def test_help_and_readme_name_every_corpus() -> None:
+    """The help is read without importing the data modules, so it is a copy: it must be the list itself."""
+    root = Path(__file__).parents[1]
+    assert inspect.getsource(wavepos.cli).count(f'"""{" | ".join(KINDS)}"""') == 2
+    assert all(f"`{form}`" in (root / "README.md").read_text(encoding="utf-8") for form in KINDS)
 
 
 @pytest.mark.parametrize(

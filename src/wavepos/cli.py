@@ -28,7 +28,7 @@ class Demo:
     methods: tuple[str, ...] = ("NoPE", "RoPE", "Transformer-XL", "ALiBi", "Wavelet", "Wavelet, recency start")
     """Names in the table, or methods (nope, rotary, alibi, t5, shaw, transformer_xl, wavelet), or JSON objects."""
     corpus: str = "stdlib"
-    """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[.gz|.xz|.zst] | hf:NAME[/CONFIG]"""
+    """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[#FIELD] | hf:[ORG/]NAME[/CONFIG][#COLUMN]"""
     seeds: int = 1
     """Seeds 0, 1, … of each method."""
     minutes: float = 10.0
@@ -67,7 +67,7 @@ class Train:
     start_from: str | None = None
     """Directory or hub name of a trained Llama to go on from, with its tokenizer; size then names the recipe alone."""
     corpus: str = "stdlib"
-    """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[.gz|.xz|.zst] | hf:NAME[/CONFIG]"""
+    """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[#FIELD] | hf:[ORG/]NAME[/CONFIG][#COLUMN]"""
     out: Path | None = None
     """Run directory; by default runs/[llama-]SIZE-METHOD-CORPUS-SEED."""
     tokenizer: str | None = None

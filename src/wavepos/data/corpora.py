@@ -13,24 +13,32 @@ from typing import Any, final
 from wavepos.data.corpus import Corpus, Split, digest, file_facts, is_valid, non_blank, valid_threshold
 from wavepos.data.files import decode, open_jsonl, open_text, read_lines
 
-KINDS = "stdlib, wikitext103, wikitext103:DIR, text:PATH, jsonl:PATH[#FIELD], hf:[ORG/]NAME[/CONFIG][#COLUMN]"
+KINDS = {
+    "stdlib": "the source of the running Python's standard library, split by file",
+    "wikitext103[:DIR]": (
+        "WikiText-103 through `datasets`, or of DIR/wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens"
+    ),
+    "text:PATH": "a UTF-8 file, its last 5% of lines for validation, or a folder of *.txt files, split by file",
+    "jsonl:PATH[#FIELD]": "JSON lines with a text in FIELD (text), plain, .gz, .xz or .zst, split by document",
+    "hf:[ORG/]NAME[/CONFIG][#COLUMN]": (
+        "a data set streamed through `datasets`, or hf:./DIR of a folder, with a text in COLUMN (text), with its own "
+        "validation split or split by document"
+    ),
+}
+"""What a corpus may be: the form of its string, and what it is. Errors and help texts follow."""
+SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+SKIPPED_PREFIXES = ("test_", "config-", "_sysconfigdata")
+"""Tests, and what the build of an interpreter writes about its machine."""
+REPOSITORY, CONFIG = "Salesforce/wikitext", "wikitext-103-v1"
+HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
+VALID_NAMES = ("validation", "valid", "dev", "val")
 
 
 def open_corpus(spec: str) -> Corpus:
     """The corpus that a string stands for; no text is read yet.
 
     Args:
-        spec: one of
-
-            - "stdlib": the source of the running Python's standard library, split by file.
-            - "wikitext103": WikiText-103 through `datasets`; "wikitext103:DIR": of DIR/wiki.train.tokens,
-              wiki.valid.tokens and wiki.test.tokens.
-            - "text:PATH": a UTF-8 file, its last 5% of lines for validation, or a folder of *.txt files,
-              split by file.
-            - "jsonl:PATH" or "jsonl:PATH#FIELD": JSON lines, plain, .gz, .xz or .zst, split by document.
-            - "hf:NAME", "hf:ORG/NAME", "hf:ORG/NAME/CONFIG", "hf:./DIR" or "hf:/DIR", each with "#COLUMN" if
-              the text is not in "text": a data set streamed through `datasets`, with its own validation split
-              or split by document.
+        spec: a string of one of the forms of `KINDS`.
 
     Raises:
         ValueError: another kind, or a folder without text files.
@@ -49,12 +57,7 @@ def open_corpus(spec: str) -> Corpus:
         case "hf", _, True:
             return open_hub(spec, rest)
         case _:
-            raise ValueError(f"corpus must be one of {KINDS}; got {spec!r}")
-
-
-SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
-SKIPPED_PREFIXES = ("test_", "config-", "_sysconfigdata")
-"""Tests, and what the build of an interpreter writes about its machine."""
+            raise ValueError(f"corpus must be one of {', '.join(KINDS)}; got {spec!r}")
 
 
 @final
@@ -104,10 +107,6 @@ def _source(file: Path) -> str:
     except (SyntaxError, UnicodeDecodeError) as error:
         warnings.warn(f"{file} is left out of the corpus 'stdlib': {error}", stacklevel=2)
         return ""
-
-
-REPOSITORY, CONFIG = "Salesforce/wikitext", "wikitext-103-v1"
-HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 
 
 @final
@@ -164,9 +163,6 @@ def open_wikitext103(spec: str, folder: str) -> WikiText103:
     if not path.is_dir():
         raise FileNotFoundError(f"corpus {spec!r}: no such folder: {path}")
     return WikiText103(spec=spec, name="wikitext103", folder=path)
-
-
-VALID_NAMES = ("validation", "valid", "dev", "val")
 
 
 @final
