@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from benchmarks.measure import MEMORY, TIMING, device_kind
 from wavepos.console import Update
-from wavepos.provenance import environment, write_json
+from wavepos.runs import environment, write_json
 
 Cell = dict[str, Any]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import wavepos.cli
+from wavepos import cli
 from wavepos.cli import main
 from wavepos.data.corpora import KINDS
 
@@ -85,7 +85,7 @@ def test_a_dry_run_of_seven_billion_plans_for_many_gpus(wavepos: Callable[..., D
 def test_help_and_readme_name_every_corpus() -> None:
     """The help is read without importing the data modules, so it is a copy: it must be the list itself."""
     root = Path(__file__).parents[1]
-    assert inspect.getsource(wavepos.cli).count(f'"""{" | ".join(KINDS)}"""') == 2
+    assert inspect.getsource(cli).count(f'"""{" | ".join(KINDS)}"""') == 2
     assert all(f"`{form}`" in (root / "README.md").read_text(encoding="utf-8") for form in KINDS)
 
 

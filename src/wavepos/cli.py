@@ -69,7 +69,7 @@ class Train:
     corpus: str = "stdlib"
     """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[#FIELD] | hf:[ORG/]NAME[/CONFIG][#COLUMN]"""
     out: Path | None = None
-    """Run directory; by default runs/[llama-]SIZE-METHOD-CORPUS-SEED."""
+    """Run directory; by default runs/[llama-]SIZE-POSITION-CORPUS-SEED."""
     tokenizer: str | None = None
     """bpe:SIZE, words, or file:DIR of a saved tokenizer."""
     max_tokens: int | None = None
@@ -127,12 +127,10 @@ class Train:
             print_plan(config, devices)
             return
         from wavepos.data import prepare
+        from wavepos.runs import position_name, run_name
         from wavepos.training_processes import leave
 
-        method = config.position["method"]
-        corpus = "".join(c if c.isalnum() else "-" for c in self.corpus)
-        family = "" if self.model == "baevski-auli" else f"{self.model}-"
-        out = self.out or Path("runs") / f"{family}{self.size}-{method}-{corpus}-{config.seed}"
+        out = self.out or Path("runs") / run_name(config)
         with progress("Reading the corpus") as update:
             data = prepare(
                 config.corpus,
@@ -140,7 +138,7 @@ class Train:
                 max_tokens=config.max_tokens,
                 progress=lambda stage, done, total: update(done, total, stage),
             )
-        with progress(f"Training {self.size} with {method}") as update:
+        with progress(f"Training {self.size} with {position_name(config)}") as update:
             record = train(
                 config, out, data, lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}" if loss else "")
             )

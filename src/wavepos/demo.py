@@ -16,8 +16,7 @@ from wavepos.data import PreparedData, prepare, prepare_split
 from wavepos.evaluate import evaluate_protocols, perplexity_record, table_protocols
 from wavepos.evaluate.run import text_size
 from wavepos.positions import parse_position, position_dict
-from wavepos.provenance import environment, write_json
-from wavepos.runs import opened_record
+from wavepos.runs import MODEL, environment, opened_record, run_name, write_json
 from wavepos.train import build_model, train
 from wavepos.training_config import TrainConfig, uses_bf16
 
@@ -125,13 +124,13 @@ def demo(config: DemoConfig, out: Path) -> dict[str, Any]:
         highlight=False,
     )
     steps = _steps(config, data, out)
-    folder = out / "runs" / f"{_slug(config.corpus)}-{steps}"
+    folder = out / "runs" / f"{steps}-updates"
     outcomes: list[dict[str, Any]] = []
     for seed in range(config.seeds):
         for name, position in config.methods.items():
             run = config.run(position, seed, steps)
             title = f"{len(outcomes) + 1}/{config.seeds * len(config.methods)} {name}"
-            outcomes.append(_outcome(name, run, folder / f"{_slug(name)}-seed{seed}", data, title))
+            outcomes.append(_outcome(name, run, folder / run_name(run), data, title))
     result = {
         "config": dataclasses.asdict(config),
         "steps": steps,
@@ -170,7 +169,7 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
             update(step, steps, f"loss {loss:.2f}, {speed / 1000:.1f}k tokens/s" if loss is not None else "")
 
         record = train(run, folder, data, observe)
-    model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder / MODEL).eval()
     scored_text = prepare_split(run.corpus, "valid", data.tokenizer, max_tokens=SCORED_TOKENS + 1, ended=False)
     protocols = table_protocols(_lengths(run.seq_len), run.seq_len)
     with progress(f"{title}: reading") as update, torch.autocast("cpu", torch.bfloat16, uses_bf16(run.precision)):
@@ -243,7 +242,3 @@ def _seconds_per_update(config: DemoConfig, data: PreparedData) -> float:
         loss.backward()
         times.append(time.monotonic() - started)
     return min(times)
-
-
-def _slug(text: str) -> str:
-    return "".join(character if character.isalnum() else "-" for character in text.lower()).strip("-")

@@ -45,8 +45,7 @@ from wavepos.models import (
 from wavepos.models.baevski_auli import Size
 from wavepos.models.convert import converted_config
 from wavepos.models.llama_config import LlamaSize
-from wavepos.provenance import environment, write_json
-from wavepos.runs import RECORD, opened_record
+from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
 from wavepos.training_callbacks import CompleteCheckpoints, Observer, RunningLoss, StopOnSignal
 from wavepos.training_checkpoints import checkpoint_step, marked_facts, whole_checkpoint
 from wavepos.training_config import TrainConfig, learning_rate, recipe, uses_bf16
@@ -128,7 +127,7 @@ def train(
     record = in_first(lambda: opened_record(config, out, data))
     if record["status"] == "finished":
         return record
-    checkpoint = in_first(lambda: whole_checkpoint(out / "checkpoints"))
+    checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
     if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
         checkpoint = _trained(config, arguments, data, checkpoint, observe)
     return in_first(lambda: _finished(config, record, data, checkpoint, arguments.world_size))
@@ -173,7 +172,7 @@ def _finished(
         "train_seconds": round(marked_facts(checkpoint)["seconds"], 1),
         "losses": [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
     }
-    _save_model(checkpoint, data, out / "model")
+    _save_model(checkpoint, data, out / MODEL)
     write_json(out / RECORD, finished)
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return finished
@@ -249,7 +248,7 @@ def _trainer(
     if is_first_process():
         callbacks = [
             *callbacks,
-            TensorBoardCallback(SummaryWriter(str(Path(arguments.output_dir).parent / "tensorboard"))),
+            TensorBoardCallback(SummaryWriter(str(Path(arguments.output_dir).parent / TENSORBOARD))),
         ]
     trainer = LanguageModelTrainer(
         model=model,
@@ -268,7 +267,7 @@ def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     checkpointing = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in fields)
     arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
+        output_dir=str(out / CHECKPOINTS),
         max_steps=config.steps,
         per_device_train_batch_size=blocks,
         gradient_accumulation_steps=accumulation,

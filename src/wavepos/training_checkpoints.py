@@ -9,7 +9,7 @@ from typing import Any
 
 from wavepos.console import console
 from wavepos.data.corpus import file_sha256
-from wavepos.provenance import write_json
+from wavepos.runs import write_json
 
 MARKER = "complete.json"
 STATES: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -20,8 +20,7 @@ import wavepos.models  # noqa: F401 - registers the models with transformers' Au
 from wavepos.console import Update
 from wavepos.data import TokenFile, prepare_split
 from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, window_nats
-from wavepos.evaluate.run import finished_run
-from wavepos.provenance import environment, write_json
+from wavepos.runs import MODEL, environment, finished_run, slug, write_json
 
 LENGTHS = (4096, 8192, 16_384, 32_768)
 NUM_DOCUMENTS = 100
@@ -145,8 +144,8 @@ def evaluate_run_on_long_documents(
     config = finished_run(run_dir)["config"]
     lengths, corpus = sorted(lengths or LENGTHS), corpus or config["corpus"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(run_dir / "model").eval().to(device)
-    tokenizer = AutoTokenizer.from_pretrained(run_dir / "model")
+    model = AutoModelForCausalLM.from_pretrained(run_dir / MODEL).eval().to(device)
+    tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
     tokens = prepare_split(corpus, "valid", tokenizer)
     documents = sample_documents(tokens, tokenizer.eos_token_id, lengths[-1], num_documents, seed)
     total = num_documents * tokens_read(lengths, config["seq_len"])
@@ -176,6 +175,6 @@ def evaluate_run_on_long_documents(
         ],
         "environment": environment(),
     }
-    path = run_dir / f"long-documents-{''.join(c if c.isalnum() else '-' for c in corpus)}.json"
+    path = run_dir / f"long-documents-{slug(corpus)}.json"
     write_json(path, record)
     return {**record, "path": path}

@@ -1,6 +1,5 @@
 """Perplexity of a finished training run, written beside it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,7 @@ from wavepos.console import Update
 from wavepos.data import TokenFile, prepare_split
 from wavepos.data.preparation import valid_bound
 from wavepos.evaluate.perplexity import TextSize, evaluate_protocols, perplexity_record, table_protocols
-from wavepos.provenance import environment, write_json
-
-
-def finished_run(run_dir: Path) -> dict[str, Any]:
-    """run.json of a finished run.
-
-    Raises:
-        FileNotFoundError: no run there.
-        ValueError: the run is not finished.
-    """
-    path = run_dir / "run.json"
-    if not path.exists():
-        raise FileNotFoundError(f"run_dir must be the directory of a run of `wavepos train`: no run.json in {run_dir}")
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if record["status"] != "finished":
-        raise ValueError(f"the run in {run_dir} is not finished: give its `wavepos train` command again")
-    return record
+from wavepos.runs import MODEL, environment, finished_run, slug, write_json
 
 
 def evaluate_run(
@@ -49,8 +32,8 @@ def evaluate_run(
     config = finished_run(run_dir)["config"]
     train_len = config["seq_len"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(run_dir / "model").eval().to(device)
-    tokenizer = AutoTokenizer.from_pretrained(run_dir / "model")
+    model = AutoModelForCausalLM.from_pretrained(run_dir / MODEL).eval().to(device)
+    tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
     bound = valid_bound(config["max_tokens"]) if corpus is None else None
     corpus = corpus or config["corpus"]
     tokens = prepare_split(corpus, "valid", tokenizer, max_tokens=bound, ended=False)
@@ -74,7 +57,7 @@ def evaluate_run(
         "perplexities": [perplexity_record(result) for result in results],
         "environment": environment(),
     }
-    path = run_dir / f"perplexity-{''.join(c if c.isalnum() else '-' for c in corpus)}.json"
+    path = run_dir / f"perplexity-{slug(corpus)}.json"
     write_json(path, record)
     return {**record, "path": path}
 
