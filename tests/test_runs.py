@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from wavepos.runs import run_name, slug
-from wavepos.train import TrainConfig, recipe
+from wavepos.training.trainer import TrainConfig, recipe
 
 VARIANTS: list[dict[str, Any]] = [
     {"method": "nope"},

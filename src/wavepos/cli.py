@@ -104,7 +104,7 @@ class Train:
     """Devices to plan for in a dry run; otherwise torchrun's."""
 
     def run(self) -> None:
-        from wavepos.train import recipe, train
+        from wavepos.training.trainer import recipe, train
 
         devices = self._num_devices()
         position = _position_json(self.method)
@@ -122,13 +122,13 @@ class Train:
             given["warmup_steps"] = min(base.warmup_steps, given["steps"] // 10)
         config = dataclasses.replace(base, **given)
         if self.dry_run:
-            from wavepos.memory import print_plan
+            from wavepos.training.memory import print_plan
 
             print_plan(config, devices)
             return
         from wavepos.data import prepare
         from wavepos.runs import position_name, run_name
-        from wavepos.training_processes import leave
+        from wavepos.training.processes import leave
 
         out = self.out or Path("runs") / run_name(config)
         with progress("Reading the corpus") as update:

@@ -17,7 +17,7 @@ import torch
 
 if TYPE_CHECKING:
     from wavepos.data import PreparedData
-    from wavepos.training_config import TrainConfig
+    from wavepos.training.config import TrainConfig
 
 RECORD, MODEL, CHECKPOINTS, TENSORBOARD = "run.json", "model", "checkpoints", "tensorboard"
 """What lies in a run directory."""

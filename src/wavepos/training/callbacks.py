@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from wavepos.training_checkpoints import mark_complete, marked_facts
-from wavepos.training_processes import any_process, each_process, wait_for_all
+from wavepos.training.checkpoints import mark_complete, marked_facts
+from wavepos.training.processes import any_process, each_process, wait_for_all
 
 
 class RunningLoss:

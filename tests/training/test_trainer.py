@@ -17,8 +17,8 @@ from torch.optim import SGD
 
 from wavepos.data import PreparedData, prepare
 from wavepos.models import baevski_auli_config
-from wavepos.train import TrainConfig, build_model, learning_rate, optimizer_and_schedule, recipe, train
-from wavepos.training_checkpoints import MARKER, mark_complete, whole_checkpoint
+from wavepos.training.checkpoints import MARKER, mark_complete, whole_checkpoint
+from wavepos.training.trainer import TrainConfig, build_model, learning_rate, optimizer_and_schedule, recipe, train
 
 WORDS = ["the", "wave", "of", "a", "word", "is", "near", "and", "the", "word", "of", "a", "wave", "is", "far"]
 
@@ -80,7 +80,7 @@ SCRIPT = """
 import sys, json
 from pathlib import Path
 from wavepos.data import prepare
-from wavepos.train import TrainConfig, train
+from wavepos.training.trainer import TrainConfig, train
 config = TrainConfig(**json.loads(sys.argv[1]))
 data = prepare(config.corpus, config.tokenizer, cache_dir=Path(sys.argv[3]))
 def observe(step, steps, loss):
@@ -151,7 +151,7 @@ def test_a_run_at_its_last_checkpoint_is_only_finished(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
-        patch.setattr("wavepos.train._save_model", full_disk)
+        patch.setattr("wavepos.training.trainer._save_model", full_disk)
         train(config, tmp_path / "cut", data)
     resumed = train(config, tmp_path / "cut", data, no_update)
     assert resumed["losses"] == whole["losses"]

@@ -46,10 +46,10 @@ from wavepos.models.baevski_auli import Size
 from wavepos.models.convert import converted_config
 from wavepos.models.llama_config import LlamaSize
 from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
-from wavepos.training_callbacks import CompleteCheckpoints, Observer, RunningLoss, StopOnSignal
-from wavepos.training_checkpoints import checkpoint_step, marked_facts, whole_checkpoint
-from wavepos.training_config import TrainConfig, learning_rate, recipe, uses_bf16
-from wavepos.training_processes import in_first
+from wavepos.training.callbacks import CompleteCheckpoints, Observer, RunningLoss, StopOnSignal
+from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_checkpoint
+from wavepos.training.config import TrainConfig, learning_rate, recipe, uses_bf16
+from wavepos.training.processes import in_first
 
 __all__ = ["TrainConfig", "build_model", "learning_rate", "optimizer_and_schedule", "recipe", "train", "uses_bf16"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wavepos.data import prepare
-from wavepos.train import TrainConfig, build_model, learning_rate, optimizer_and_schedule, recipe, train
+from wavepos.training.trainer import TrainConfig, build_model, learning_rate, optimizer_and_schedule, recipe, train
 
 
 def test_the_papers_seven_billion() -> None:
