@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from wavepos.runs import run_name, slug
-from wavepos.training.trainer import TrainConfig, recipe
+from wavepos.training.config import TrainConfig
+from wavepos.training.recipes import recipe
 
 VARIANTS: list[dict[str, Any]] = [
     {"method": "nope"},

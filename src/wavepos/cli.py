@@ -104,7 +104,8 @@ class Train:
     """Devices to plan for in a dry run; otherwise torchrun's."""
 
     def run(self) -> None:
-        from wavepos.training.trainer import recipe, train
+        from wavepos.training.recipes import recipe
+        from wavepos.training.trainer import train
 
         devices = self._num_devices()
         position = _position_json(self.method)

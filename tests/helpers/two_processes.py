@@ -27,7 +27,9 @@ from transformers import AutoModelForCausalLM
 import wavepos.training.trainer as train_module
 from wavepos.data import prepare
 from wavepos.models import WaveposLlamaForCausalLM
-from wavepos.training.trainer import TrainConfig, recipe, train
+from wavepos.training.config import TrainConfig
+from wavepos.training.recipes import recipe
+from wavepos.training.trainer import train
 
 STEPS, CUT = 16, 6
 SHARDED_STEPS = 5

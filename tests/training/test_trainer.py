@@ -18,7 +18,9 @@ from torch.optim import SGD
 from wavepos.data import PreparedData, prepare
 from wavepos.models import baevski_auli_config
 from wavepos.training.checkpoints import MARKER, mark_complete, whole_checkpoint
-from wavepos.training.trainer import TrainConfig, build_model, learning_rate, optimizer_and_schedule, recipe, train
+from wavepos.training.config import TrainConfig, learning_rate
+from wavepos.training.recipes import recipe
+from wavepos.training.trainer import build_model, optimizer_and_schedule, train
 
 WORDS = ["the", "wave", "of", "a", "word", "is", "near", "and", "the", "word", "of", "a", "wave", "is", "far"]
 
@@ -80,7 +82,8 @@ SCRIPT = """
 import sys, json
 from pathlib import Path
 from wavepos.data import prepare
-from wavepos.training.trainer import TrainConfig, train
+from wavepos.training.config import TrainConfig
+from wavepos.training.trainer import train
 config = TrainConfig(**json.loads(sys.argv[1]))
 data = prepare(config.corpus, config.tokenizer, cache_dir=Path(sys.argv[3]))
 def observe(step, steps, loss):

@@ -48,10 +48,8 @@ from wavepos.models.llama_config import LlamaSize
 from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
 from wavepos.training.callbacks import CompleteCheckpoints, Observer, RunningLoss, StopOnSignal
 from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_checkpoint
-from wavepos.training.config import TrainConfig, learning_rate, recipe, uses_bf16
+from wavepos.training.config import TrainConfig, learning_rate, uses_bf16
 from wavepos.training.processes import in_first
-
-__all__ = ["TrainConfig", "build_model", "learning_rate", "optimizer_and_schedule", "recipe", "train", "uses_bf16"]
 
 NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "positions.", ".position.")
 """Parts of the names of embeddings and positions in our models."""
