@@ -17,8 +17,9 @@ from wavepos.evaluate import evaluate_protocols, perplexity_record, table_protoc
 from wavepos.evaluate.run import text_size
 from wavepos.positions import parse_position, position_dict
 from wavepos.runs import MODEL, environment, opened_record, run_name, write_json
+from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig, uses_bf16
-from wavepos.training.trainer import build_model, train
+from wavepos.training.trainer import train
 
 METHODS: dict[str, dict[str, Any]] = {
     "NoPE": {"method": "nope"},

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from wavepos.data import prepare
+from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig, learning_rate
 from wavepos.training.recipes import recipe
-from wavepos.training.trainer import build_model, optimizer_and_schedule, train
+from wavepos.training.trainer import optimizer_and_schedule, train
 
 
 def test_the_papers_seven_billion() -> None:

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from wavepos import cli
 from wavepos.models import from_llama
+from wavepos.training.build import build_model
 from wavepos.training.recipes import recipe
-from wavepos.training.trainer import build_model
 
 SCALING = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
 

@@ -17,10 +17,12 @@ from torch.optim import SGD
 
 from wavepos.data import PreparedData, prepare
 from wavepos.models import baevski_auli_config
+from wavepos.training.build import build_model
+from wavepos.training.callbacks import RunningLoss
 from wavepos.training.checkpoints import MARKER, mark_complete, whole_checkpoint
 from wavepos.training.config import TrainConfig, learning_rate
 from wavepos.training.recipes import recipe
-from wavepos.training.trainer import build_model, optimizer_and_schedule, train
+from wavepos.training.trainer import optimizer_and_schedule, train
 
 WORDS = ["the", "wave", "of", "a", "word", "is", "near", "and", "the", "word", "of", "a", "wave", "is", "far"]
 
@@ -146,7 +148,7 @@ def no_update(step: int, steps: int, loss: float | None) -> None:
 def test_a_run_at_its_last_checkpoint_is_only_finished(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small(corpus)
+    config = small(corpus, final_learning_rate=1e-3)  # at 0 an update too many would change nothing
     data = prepared(config, tmp_path)
     whole = train(config, tmp_path / "whole", data)
 
@@ -228,6 +230,19 @@ def test_a_record_of_an_older_version_is_completed(corpus: str, tmp_path: Path) 
     (tmp_path / "run" / "run.json").write_text(json.dumps(older))
     with pytest.raises(ValueError, match=r"another config \(seed: 0 there, 5 here\)"):
         train(dataclasses.replace(config, seed=5), tmp_path / "run", data)
+
+
+def test_unlogged_losses_go_to_the_processes_that_go_on() -> None:
+    saved = {"updates": 3, "sums": [6.0, 12.0]}
+    for processes, own in ((2, [6.0, 12.0]), (1, [9.0]), (3, [9.0, 9.0, 9.0])):
+        for process in range(processes):
+            losses = RunningLoss()
+            losses.restore(**saved, process=process, processes=processes)
+            assert losses.sums() == [own[process]]
+            losses.add(torch.tensor(3.0))
+            losses.updates += 1
+            assert losses.take() == (own[process] + 3.0) / 4
+            assert losses.sums() == [0.0]
 
 
 def test_checkpoints_cut_off_in_the_middle_are_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

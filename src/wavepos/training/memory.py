@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from wavepos.console import console
 from wavepos.data.tokenizers import BPE, Saved, load_tokenizer, parse_tokenizer
 from wavepos.models.context import read_context
+from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig, uses_bf16
-from wavepos.training.trainer import build_model
 
 GIB = 2.0**30
 STATES = {"adamw": 2, "nag": 1}

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,31 +21,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import RandomSampler, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
-    AutoConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
     TrainingArguments,
-    set_seed,
 )
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
 from wavepos.console import is_first_process
 from wavepos.data import Blocks, PreparedData
-from wavepos.models import (
-    BaevskiAuliForCausalLM,
-    WaveposLlamaConfig,
-    WaveposLlamaForCausalLM,
-    baevski_auli_config,
-    from_llama,
-    llama_config,
-)
-from wavepos.models.baevski_auli import Size
-from wavepos.models.convert import converted_config
-from wavepos.models.llama_config import LlamaSize
 from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
+from wavepos.training.build import build_model
 from wavepos.training.callbacks import CompleteCheckpoints, Observer, RunningLoss, StopOnSignal
 from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_checkpoint
 from wavepos.training.config import TrainConfig, learning_rate, uses_bf16
@@ -55,51 +41,6 @@ NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "positions.", ".position.")
 """Parts of the names of embeddings and positions in our models."""
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
 """What `save_pretrained` writes, among the files of a checkpoint."""
-
-
-def build_model(
-    config: TrainConfig, vocab_size: int, tokenizer: PreTrainedTokenizerFast | None = None
-) -> PreTrainedModel:
-    """The model of a run with its initial weights, which the seed and `start_from` alone decide.
-
-    Args:
-        config: the run.
-        vocab_size: V.
-        tokenizer: a Llama's config names its special tokens, so that `generate` stops where a document ends.
-
-    Raises:
-        ValueError: start_from has fewer words than the tokenizer, or holds no Llama.
-    """
-    set_seed(config.seed)
-    if config.model == "baevski-auli":
-        return BaevskiAuliForCausalLM(baevski_auli_config(cast(Size, config.size), vocab_size, config.position))
-    if config.start_from is not None:
-        return _started(config.start_from, config, vocab_size)
-    model_config = llama_config(cast(LlamaSize, config.size), vocab_size, config.position)
-    model_config.max_position_embeddings = config.seq_len
-    if tokenizer is not None:
-        model_config.bos_token_id = tokenizer.bos_token_id
-        model_config.eos_token_id = tokenizer.eos_token_id
-        model_config.pad_token_id = tokenizer.pad_token_id
-    return WaveposLlamaForCausalLM(model_config)
-
-
-def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTrainedModel:
-    """The model that a run begins with, in float32; without weights where tensors have no storage."""
-    theirs: Any = AutoConfig.from_pretrained(start_from)
-    ours = theirs.model_type == WaveposLlamaConfig.model_type
-    if theirs.vocab_size < vocab_size:
-        raise ValueError(
-            f"start_from must have a vocabulary of at least the tokenizer's {vocab_size:,} words, "
-            f"got {theirs.vocab_size:,}"
-        )
-    if torch.empty(0).is_meta:  # the dry run's
-        if ours:
-            return WaveposLlamaForCausalLM(AutoConfig.from_pretrained(start_from, position=config.position))
-        return WaveposLlamaForCausalLM(converted_config(theirs, config.position))
-    if ours:
-        return WaveposLlamaForCausalLM.from_pretrained(start_from, position=config.position, dtype=torch.float32)
-    return from_llama(start_from, config.position, dtype=torch.float32)
 
 
 def train(
