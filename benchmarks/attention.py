@@ -117,9 +117,9 @@ def _checked(config: AttentionConfig, record: Record, update: Update) -> dict[st
                         raise
                     reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             if reason is not None:
-                record.result["left_out"].append({"peer": peer.name, "dtype": dtype, "reason": reason})
+                record.note("left_out", {"peer": peer.name, "dtype": dtype, "reason": reason})
                 continue
-            record.result["parity"].append({"peer": peer.name, "dtype": dtype, "errors": errors})
+            record.note("parity", {"peer": peer.name, "dtype": dtype, "errors": errors})
             serving[dtype].append(peer)
     return serving
 

@@ -94,7 +94,7 @@ def bench_decode(config: DecodeConfig, path: Path, resume: bool, update: Update)
         for decoder in decoders:
             update(0, None, f"checking {decoder.name} {dtype}")
             errors = check_decoder(decoder, config.case(min(PARITY_LENGTH, max(config.lengths)), dtype))
-            record.result["parity"].append({"peer": decoder.name, "dtype": dtype, "errors": errors})
+            record.note("parity", {"peer": decoder.name, "dtype": dtype, "errors": errors})
     places = [(n, dtype, decoder) for n in config.lengths for dtype in config.dtypes for decoder in decoders]
     for done, (seq_len, dtype, decoder) in enumerate(places):
         update(done, len(places), f"{decoder.name} {seq_len} {dtype}")

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.record import Cell
 from wavepos.plots import COLOURS, STYLE, svg
-from wavepos.provenance import write_text
+from wavepos.runs import write_text
 
 DASHES = ("solid", "dashed", "dotted")
 

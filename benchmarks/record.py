@@ -1,14 +1,19 @@
-"""The result file of a benchmark: rewritten whole after each cell, so that an interruption loses one cell at most."""
+"""The result file of a benchmark: rewritten whole after each cell, so that an interruption loses one cell at most.
+
+`calls` lists the calls that made it, each with its config and environment (command, commit, versions, machine); `call`
+of a cell, of a parity check and of what was left out says by index which made it. `config` and `environment` are those
+of the first. Files of older versions have neither; their cells stay without.
+"""
 
 import json
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.measure import MEMORY, TIMING, device_kind
 from wavepos.console import Update
-from wavepos.provenance import environment, write_json
+from wavepos.runs import environment, write_json
 
 Cell = dict[str, Any]
 
@@ -22,7 +27,7 @@ class Record:
         config: what was asked for.
         keys: the fields that tell cells apart.
         varying: fields of config that choose cells and change none.
-        resume: keep the cells of an earlier run of the same commit, machine and config.
+        resume: keep what earlier calls with the same commit, machine and config found.
     """
 
     def __init__(
@@ -36,12 +41,13 @@ class Record:
     ) -> None:
         kind = device_kind(config["device"])
         self.path, self._keys = path, keys
+        call = {"config": config, "environment": environment()}
         self.result: dict[str, Any] = {
             "benchmark": benchmark,
-            "config": config,
+            **call,
             "timing": TIMING[kind],
             "memory": MEMORY[kind],
-            "environment": environment(),
+            "calls": [],
             "parity": [],
             "left_out": [],
             "cells": [],
@@ -49,7 +55,9 @@ class Record:
         if resume and path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
             if _fixed(found, varying) == _fixed(self.result, varying):
-                self.result["cells"] = found["cells"]
+                self.result |= found
+        self.result["calls"].append(call)
+        self._call = len(self.result["calls"]) - 1
 
     def known(self, cell: Cell) -> bool:
         """Whether a cell of the same key is there."""
@@ -57,8 +65,15 @@ class Record:
 
     def add(self, cell: Cell) -> None:
         """Keep a cell and write all."""
-        self.result["cells"].append(cell)
+        self.result["cells"].append(cell | {"call": self._call})
         write_json(self.path, self.result)
+
+    def note(self, kind: Literal["parity", "left_out"], entry: dict[str, Any]) -> None:
+        """Keep what was found of a method in a precision, in place of what an earlier call found."""
+        same = (entry["peer"], entry["dtype"])
+        for each in ("parity", "left_out"):
+            self.result[each] = [old for old in self.result[each] if (old["peer"], old["dtype"]) != same]
+        self.result[kind].append(entry | {"call": self._call})
 
     def close(self) -> dict[str, Any]:
         """Write all, cells or none, and return it."""
@@ -87,7 +102,7 @@ def measure_models(
     for dtype in config.dtypes:
         for method in config.peers:
             update(0, None, f"checking {method} {dtype}")
-            record.result["parity"].append({"peer": method, "dtype": dtype, "errors": check(method, dtype)})
+            record.note("parity", {"peer": method, "dtype": dtype, "errors": check(method, dtype)})
     places = list(product(config.sizes, config.lengths, config.dtypes, config.peers))
     for done, (size, seq_len, dtype, method) in enumerate(places):
         update(done, len(places), f"{method} {size} {seq_len} {dtype}")

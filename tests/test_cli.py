@@ -1,6 +1,8 @@
 """The command line as a user meets it."""
 
+import inspect
 import json
+import math
 import re
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wavepos import cli
 from wavepos.cli import main
+from wavepos.data.corpora import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,13 @@ def test_a_dry_run_of_seven_billion_plans_for_many_gpus(wavepos: Callable[..., D
     assert not list(tmp_path.iterdir())
 
 
+def test_help_and_readme_name_every_corpus() -> None:
+    """The help is read without importing the data modules, so it is a copy: it must be the list itself."""
+    root = Path(__file__).parents[1]
+    assert inspect.getsource(cli).count(f'"""{" | ".join(KINDS)}"""') == 2
+    assert all(f"`{form}`" in (root / "README.md").read_text(encoding="utf-8") for form in KINDS)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -125,6 +136,24 @@ def test_train_eval_and_generate_on_a_text_of_ones_own(
     written = json.loads((tmp_path / "run" / "perplexity-text-own-txt.json").read_text())
     assert [(p["kind"], p["seq_len"]) for p in written["perplexities"]] == [
         (kind, length) for length in (16, 40) for kind in ("nonoverlapping", "whole", "sliding")
+    ]
+    assert written["available_tokens"] == written["perplexities"][0]["tokens"]
+    assert "Scored" not in read.output
+    lines = (tmp_path / "own.txt").read_text(encoding="utf-8").splitlines()[-15:]
+    entry = written["perplexities"][0]
+    assert (entry["words"], entry["bytes"]) == (15 * 8, len("\n".join(lines)))
+    assert entry["bits_per_byte"] == pytest.approx(entry["nats"] / math.log(2.0) / entry["bytes"])
+    cut = wavepos("eval", "run", "--lengths", "16", "--max-tokens", "50")
+    assert f"Scored: the first 50 of {entry['tokens']} tokens, for --max-tokens cuts." in cut.output
+    none = wavepos("eval", "run", "--documents", "3", "--lengths", "32", "64")
+    assert none.status == 2
+    assert "with 64 tokens or more, which are 1, got 3" in " ".join(none.output.split())
+    long = wavepos("eval", "run", "--documents", "1", "--lengths", "32", "64")
+    assert long.status == 0, long.output
+    assert "in blocks of 16" in long.output
+    found = json.loads((tmp_path / "run" / "long-documents-text-own-txt.json").read_text())["results"]
+    assert [(e["kind"], e["length"]) for e in found] == [
+        (kind, length) for length in (32, 64) for kind in ("nonoverlapping", "whole")
     ]
     text = wavepos("generate", "run", "--prompt", "wave near", "--max-new-tokens", "5")
     assert text.status == 0, text.output

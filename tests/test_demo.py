@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,7 @@ def test_all_files_are_written_and_agree(finished: tuple[DemoConfig, Path, dict]
         by_kind = {(p["kind"], p["seq_len"]): p["per_token"] for p in outcome["perplexities"]}
         assert by_kind["nonoverlapping", 128] == by_kind["nonoverlapping", 16] == by_kind["whole", 16]
         assert len(outcome["loss_by_position"]) == 128
+        assert {"command", "commit", "packages"} <= set(outcome["environment"])
     assert result["outcomes"][0]["losses"] != result["outcomes"][2]["losses"]
     for name in ("perplexity", "perplexity_sliding", "loss_by_position", "learning_curves", "wavelets"):
         xml.etree.ElementTree.parse(out / "plots" / f"{name}.svg")
@@ -111,6 +113,21 @@ def test_a_second_run_finds_the_first_and_adds_what_is_new(
     assert again["outcomes"] == json.loads(json.dumps(result["outcomes"]))
     with pytest.raises(AssertionError, match="trained again"):
         demo(small(corpus, "ALiBi", "nope", seeds=2), out)
+
+
+def test_models_of_another_text_are_not_found_again(
+    finished: tuple[DemoConfig, Path, dict], corpus: str, tmp_path: Path
+) -> None:
+    config, out, _ = finished
+    shutil.copytree(out, tmp_path / "demo")
+    path = Path(corpus.removeprefix("text:"))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("near", "nigh"), encoding="utf-8")
+    try:
+        with pytest.raises(ValueError, match=r"holds a run on other data: .* changed since: restore the text"):
+            demo(config, tmp_path / "demo")
+    finally:
+        path.write_text(text, encoding="utf-8")
 
 
 def test_methods_are_named_in_three_ways() -> None:

@@ -28,7 +28,7 @@ class Demo:
     """Names in the table, or methods (nope, rotary, alibi, kerple, t5, shaw, transformer_xl, wavelet,
     learned_relative), or JSON objects."""
     corpus: str = "stdlib"
-    """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[.gz|.xz|.zst] | hf:NAME[/CONFIG]"""
+    """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[#FIELD] | hf:[ORG/]NAME[/CONFIG][#COLUMN]"""
     seeds: int = 1
     """Seeds 0, 1, … of each method."""
     minutes: float = 10.0
@@ -67,9 +67,9 @@ class Train:
     start_from: str | None = None
     """Directory or hub name of a trained Llama to go on from, with its tokenizer; size then names the recipe alone."""
     corpus: str = "stdlib"
-    """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[.gz|.xz|.zst] | hf:NAME[/CONFIG]"""
+    """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[#FIELD] | hf:[ORG/]NAME[/CONFIG][#COLUMN]"""
     out: Path | None = None
-    """Run directory; by default runs/[llama-]SIZE-METHOD-CORPUS-SEED."""
+    """Run directory; by default runs/[llama-]SIZE-POSITION-CORPUS-SEED."""
     tokenizer: str | None = None
     """bpe:SIZE, words, or file:DIR of a saved tokenizer."""
     max_tokens: int | None = None
@@ -109,7 +109,8 @@ class Train:
 
     def run(self) -> None:
         from wavepos.positions import position_fields
-        from wavepos.train import recipe, train
+        from wavepos.training.recipes import recipe
+        from wavepos.training.trainer import train
 
         devices = self._num_devices()
         position = position_fields(self.method)
@@ -127,17 +128,15 @@ class Train:
             given["warmup_steps"] = min(base.warmup_steps, given["steps"] // 10)
         config = dataclasses.replace(base, **given)
         if self.dry_run:
-            from wavepos.memory import print_plan
+            from wavepos.training.memory import print_plan
 
             print_plan(config, devices)
             return
         from wavepos.data import prepare
-        from wavepos.training_processes import leave
+        from wavepos.runs import position_name, run_name
+        from wavepos.training.processes import leave
 
-        method = config.position["method"]
-        corpus = "".join(c if c.isalnum() else "-" for c in self.corpus)
-        family = "" if self.model == "baevski-auli" else f"{self.model}-"
-        out = self.out or Path("runs") / f"{family}{self.size}-{method}-{corpus}-{config.seed}"
+        out = self.out or Path("runs") / run_name(config)
         with progress("Reading the corpus") as update:
             data = prepare(
                 config.corpus,
@@ -145,7 +144,7 @@ class Train:
                 max_tokens=config.max_tokens,
                 progress=lambda stage, done, total: update(done, total, stage),
             )
-        with progress(f"Training {self.size} with {method}") as update:
+        with progress(f"Training {self.size} with {position_name(config)}") as update:
             record = train(
                 config, out, data, lambda step, steps, loss: update(step, steps, f"loss {loss:.3f}" if loss else "")
             )
@@ -171,19 +170,44 @@ class Eval:
     """Tokens read at once; by default 0.5, 1, 2, 4 and 8 times L_train."""
     corpus: str | None = None
     """Corpus whose validation split is read; by default the one trained on."""
-    max_tokens: int = 100_000
-    """Tokens scored, at most."""
+    max_tokens: int | None = None
+    """Tokens scored, at most, from the beginning of the split; by default all."""
+    documents: int | None = None
+    """Read that many long documents instead: the first 4k to 32k tokens of each (or --lengths), in blocks and whole."""
+    seed: int = 0
+    """Of the choice of the documents."""
 
     def run(self) -> None:
         from wavepos.evaluate.run import evaluate_run
 
+        if self.documents is not None:
+            self._read_documents(self.documents)
+            return
         with progress("Reading") as update:
             results = evaluate_run(self.run_dir, self.lengths, self.corpus, self.max_tokens, update)
-        table = Table("protocol", "length", "tokens", "perplexity", "per word")
+        table = Table("protocol", "length", "tokens", "perplexity", "per word", "bits per byte", caption_justify="left")
         for entry in results["perplexities"]:
-            per_word = "–" if entry["per_word"] is None else f"{entry['per_word']:.2f}"
-            row = (entry["kind"], entry["seq_len"], f"{entry['tokens']:,}", f"{entry['per_token']:.3f}", per_word)
-            table.add_row(*(str(cell) for cell in row))
+            numbers = ((entry["per_token"], 3), (entry["per_word"], 2), (entry["bits_per_byte"], 4))
+            cells = ("–" if value is None else f"{value:.{digits}f}" for value, digits in numbers)
+            table.add_row(entry["kind"], str(entry["seq_len"]), f"{entry['tokens']:,}", *cells)
+        scored, available = results["perplexities"][0]["tokens"], results["available_tokens"]
+        if scored < available:
+            table.caption = f"Scored: the first {scored:,} of {available:,} tokens, for --max-tokens cuts."
+        console.print(table)
+        console.print(f"Written to {results['path']}", highlight=False)
+
+    def _read_documents(self, count: int) -> None:
+        from wavepos.evaluate.long_documents import evaluate_run_on_long_documents
+
+        if self.max_tokens is not None:
+            raise ValueError("max-tokens does not go with documents: --lengths says how much of each is read")
+        with progress("Reading") as update:
+            results = evaluate_run_on_long_documents(self.run_dir, self.corpus, self.lengths, count, self.seed, update)
+        table = Table("first tokens", f"in blocks of {results['train_len']}", "whole", title=f"{count} documents")
+        perplexities = {(e["kind"], e["length"]): e["per_token"] for e in results["results"]}
+        for length in dict.fromkeys(length for _, length in perplexities):
+            values = (perplexities[kind, length] for kind in ("nonoverlapping", "whole"))
+            table.add_row(f"{length:,}", *("–" if value is None else f"{value:.3f}" for value in values))
         console.print(table)
         console.print(f"Written to {results['path']}", highlight=False)
 

@@ -12,12 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from wavepos.console import console, progress
-from wavepos.data import PreparedData, prepare
+from wavepos.data import PreparedData, prepare, prepare_split
 from wavepos.evaluate import evaluate_protocols, perplexity_record, table_protocols
+from wavepos.evaluate.run import text_size
 from wavepos.positions import parse_position, position_dict
-from wavepos.provenance import environment, write_json
-from wavepos.train import build_model, train
-from wavepos.training_config import TrainConfig, uses_bf16
+from wavepos.runs import MODEL, environment, opened_record, run_name, write_json
+from wavepos.training.build import build_model
+from wavepos.training.config import TrainConfig, uses_bf16
+from wavepos.training.trainer import train
 
 METHODS: dict[str, dict[str, Any]] = {
     "NoPE": {"method": "nope"},
@@ -124,13 +126,13 @@ def demo(config: DemoConfig, out: Path) -> dict[str, Any]:
         highlight=False,
     )
     steps = _steps(config, data, out)
-    folder = out / "runs" / f"{_slug(config.corpus)}-{steps}"
+    folder = out / "runs" / f"{steps}-updates"
     outcomes: list[dict[str, Any]] = []
     for seed in range(config.seeds):
         for name, position in config.methods.items():
             run = config.run(position, seed, steps)
             title = f"{len(outcomes) + 1}/{config.seeds * len(config.methods)} {name}"
-            outcomes.append(_outcome(name, run, folder / f"{_slug(name)}-seed{seed}", data, title))
+            outcomes.append(_outcome(name, run, folder / run_name(run), data, title))
     result = {
         "config": dataclasses.asdict(config),
         "steps": steps,
@@ -156,6 +158,7 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
     """Train and evaluate one model, or read what was found before."""
     path = folder / "outcome.json"
     if path.exists():
+        opened_record(run, folder, data)  # refuses what was trained on other text
         console.print(f"{title}: found in {folder}", highlight=False, markup=False)
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
@@ -168,20 +171,22 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
             update(step, steps, f"loss {loss:.2f}, {speed / 1000:.1f}k tokens/s" if loss is not None else "")
 
         record = train(run, folder, data, observe)
-    model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder / MODEL).eval()
+    scored_text = prepare_split(run.corpus, "valid", data.tokenizer, max_tokens=SCORED_TOKENS + 1, ended=False)
+    protocols = table_protocols(_lengths(run.seq_len), run.seq_len)
     with progress(f"{title}: reading") as update, torch.autocast("cpu", torch.bfloat16, uses_bf16(run.precision)):
         scored = 0
 
         def count(targets: int) -> None:
             nonlocal scored
             scored += targets
-            update(scored, None, f"{scored:,} tokens scored")
+            update(scored, len(protocols) * (scored_text.num_tokens - 1), f"{scored:,} tokens scored")
 
         perplexities = evaluate_protocols(
             model.token_losses,
-            data.valid.ids[: SCORED_TOKENS + 1],
-            table_protocols(_lengths(run.seq_len), run.seq_len),
-            words_per_token=data.valid.words_per_token,
+            scored_text.ids,
+            protocols,
+            text=text_size(scored_text),
             progress=count,
         )
     longest = next(p for p in reversed(perplexities) if p.protocol.kind == "whole")
@@ -194,6 +199,7 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
         "train_seconds": record["train_seconds"],
         "losses": record["losses"],
         "perplexities": [perplexity_record(result) for result in perplexities],
+        "environment": environment(),
         "loss_by_position": [round(value, 4) for value in longest.loss_by_position],
     }
     write_json(path, outcome)
@@ -238,7 +244,3 @@ def _seconds_per_update(config: DemoConfig, data: PreparedData) -> float:
         loss.backward()
         times.append(time.monotonic() - started)
     return min(times)
-
-
-def _slug(text: str) -> str:
-    return "".join(character if character.isalnum() else "-" for character in text.lower()).strip("-")

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 import wavepos.models  # noqa: F401 - registers the models with transformers' Auto classes
-from wavepos.evaluate.run import finished_run
+from wavepos.runs import MODEL, finished_run
 
 
 def generate_text(run_dir: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> str:
@@ -21,8 +21,8 @@ def generate_text(run_dir: Path, prompt: str, max_new_tokens: int, temperature: 
         seed: of the sampling.
     """
     finished_run(run_dir)
-    tokenizer: Any = AutoTokenizer.from_pretrained(run_dir / "model")
-    model: Any = AutoModelForCausalLM.from_pretrained(run_dir / "model").eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(run_dir / MODEL)
+    model: Any = AutoModelForCausalLM.from_pretrained(run_dir / MODEL).eval()
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids.to(torch.int64)
     ids = torch.cat([torch.full((1, 1), tokenizer.eos_token_id), ids], dim=1)
     set_seed(seed)

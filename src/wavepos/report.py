@@ -11,7 +11,7 @@ from rich.table import Table
 
 from wavepos import plots
 from wavepos.positions import Wavelet, parse_position
-from wavepos.provenance import write_text
+from wavepos.runs import write_text
 
 BLOCKS = {
     "nonoverlapping": "Non-overlapping inference: sequences divided into L_train",

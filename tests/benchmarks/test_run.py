@@ -11,12 +11,15 @@ import pytest
 
 from benchmarks import attention, decode, generate, train_step
 from benchmarks.decode import DecodeConfig, bench_decode
+from benchmarks.figures import summary_table, write_figures
 from benchmarks.generate import GenerateConfig
 from benchmarks.parity import ParityError
 from benchmarks.peers import find_peer, nope
+from benchmarks.record import Record
 from benchmarks.train_step import TrainStepConfig, bench_train_step
 from wavepos import NoPE, cli
 
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 SMALL = ["--lengths", "32", "64", "--repeats", "3", "--seconds", "0", "--device", "cpu"]
 
 
@@ -53,7 +56,7 @@ def test_attention_writes_its_cells_and_plots_and_resumes(bench: Callable[..., A
     assert "allocator" in result["memory"]
     assert "perf_counter" in result["timing"]
     assert result["left_out"] == [
-        {"peer": "rope-cudnn", "dtype": "fp32", "reason": "cuDNN attention takes bf16 and fp16 on CUDA"}
+        {"peer": "rope-cudnn", "dtype": "fp32", "reason": "cuDNN attention takes bf16 and fp16 on CUDA", "call": 0}
     ]
     assert {entry["peer"] for entry in result["parity"]} == {"nope", "wavelet", "gather"}
     assert len(result["cells"]) == 3 * 2 * 2
@@ -105,6 +108,41 @@ def test_an_interruption_keeps_the_cells_before_it(
     assert status == 0
     assert after[:2] == before
     assert len(after) == 4
+
+
+def test_every_cell_says_which_call_made_it(bench: Callable[..., Any], tmp_path: Path) -> None:
+    options = ["--dtypes", "fp32", "--head-dim", "16", "--device", "cpu", "--repeats", "3", "--seconds", "0"]
+    assert bench("attention", "--lengths", "32", "--peers", "nope", "rope-cudnn", *options)[0] == 0
+    assert bench("attention", "--lengths", "64", "--peers", "wavelet", "--resume", *options)[0] == 0
+    result = json.loads((tmp_path / "results" / "attention_cpu.json").read_text())
+    calls = result["calls"]
+    assert [call["config"]["lengths"] for call in calls] == [[32], [64]]
+    assert ["--lengths 32" in call["environment"]["command"] for call in calls] == [True, False]
+    assert all("commit" in call["environment"] for call in calls)
+    assert (result["config"], result["environment"]) == (calls[0]["config"], calls[0]["environment"])
+    for cell in result["cells"]:
+        config = calls[cell["call"]]["config"]
+        assert cell["seq_len"] in config["lengths"]
+        assert cell["peer"] in config["peers"]
+    assert {(entry["peer"], entry["call"]) for entry in result["parity"]} == {("nope", 0), ("wavelet", 1)}
+    assert [entry["call"] for entry in result["left_out"]] == [0]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*_cpu.json")), ids=lambda path: path.stem)
+def test_results_of_older_versions_are_read_and_drawn(path: Path, tmp_path: Path) -> None:
+    result = json.loads(path.read_text())
+    written = write_figures(result, tmp_path / path.name)
+    assert {p.suffix for p in written} == {".svg", ".png"}
+    assert summary_table(result).row_count > 0
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.record.environment", lambda: {**result["environment"], "command": "again"})
+        keys = ("peer", "seq_len", "dtype")
+        record = Record(copy, result["benchmark"], result["config"], keys, ("lengths",), resume=True)
+    assert record.result["cells"] == result["cells"]
+    assert record.known(result["cells"][0])
+    assert [call["environment"]["command"] for call in record.result["calls"]] == ["again"]
 
 
 def test_decode_measures_a_token(bench: Callable[..., Any], tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wavepos.evaluate import Perplexity, Protocol, evaluate_perplexity
+from wavepos.evaluate import (
+    Perplexity,
+    Protocol,
+    TextSize,
+    evaluate_perplexity,
+    evaluate_protocols,
+    perplexity_record,
+    table_protocols,
+)
 
 TOKENS = np.random.default_rng(0).integers(0, 50, size=301)
 
@@ -30,7 +38,7 @@ def direct(start: int, end: int, first_scored: int) -> list[float]:
 
 def score(protocol: Protocol, num_targets: int = 300, batch_tokens: int = 64) -> Perplexity:
     return evaluate_perplexity(
-        context_losses, TOKENS[: num_targets + 1], protocol, words_per_token=0.5, batch_tokens=batch_tokens
+        context_losses, TOKENS[: num_targets + 1], protocol, text=TextSize(150, 700), batch_tokens=batch_tokens
     )
 
 
@@ -41,6 +49,9 @@ def test_whole_blocks_equal_a_direct_sum() -> None:
     assert result.nats == pytest.approx(sum(map(sum, blocks)), rel=1e-12)
     assert result.per_token == pytest.approx(math.exp(sum(map(sum, blocks)) / 300), rel=1e-12)
     assert result.per_word == pytest.approx(math.exp(sum(map(sum, blocks)) / 150), rel=1e-12)
+    assert result.bits_per_byte == pytest.approx(sum(map(sum, blocks)) / 700 / math.log(2.0), rel=1e-12)
+    record = perplexity_record(result)
+    assert (record["words"], record["bytes"], record["bits_per_byte"]) == (150, 700, result.bits_per_byte)
     for place in (0, 19, 20, 69):
         values = [block[place] for block in blocks if place < len(block)]
         assert result.loss_by_position[place] == pytest.approx(sum(values) / len(values), rel=1e-12)
@@ -98,6 +109,35 @@ def test_sliding_by_the_whole_window_is_whole_blocks() -> None:
 def test_wrong_input_is_named(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Protocol(**fields)
+
+
+def falling_losses(inputs: Tensor, targets: Tensor) -> Tensor:
+    """1/(1 + i) at place i of a window, whatever the tokens are."""
+    return (1.0 / torch.arange(1, inputs.shape[1] + 1, dtype=torch.float64)).expand(inputs.shape)
+
+
+@pytest.mark.parametrize(
+    ("seq_len", "divided", "whole"),
+    [
+        (512, 0.01342024, 0.01342024),
+        (1012, 0.01355690, 0.00745584),
+        (1512, 0.01358885, 0.00523942),
+        (2512, 0.01363724, 0.00336386),
+    ],
+)
+def test_the_papers_protocols_at_the_size_of_wikitexts_valid_split(seq_len: int, divided: float, whole: float) -> None:
+    stream = np.zeros(217_647, dtype=np.uint16)
+    protocols = table_protocols([seq_len], 512)[:2]
+    results = evaluate_protocols(falling_losses, stream, protocols)
+    assert [result.tokens for result in results] == [217_646, 217_646]
+    np.testing.assert_allclose([result.per_token - 1.0 for result in results], [divided, whole], rtol=0, atol=5e-9)
+
+
+def test_progress_adds_up_to_all_protocols_though_windows_are_shared() -> None:
+    protocols = table_protocols([10, 20, 40], 20)
+    told: list[int] = []
+    evaluate_protocols(falling_losses, TOKENS, protocols, progress=told.append)
+    assert sum(told) == len(protocols) * 300
 
 
 def test_an_empty_stream_is_refused() -> None:

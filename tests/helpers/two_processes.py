@@ -24,10 +24,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
 
-import wavepos.train as train_module
+import wavepos.training.trainer as train_module
 from wavepos.data import prepare
 from wavepos.models import WaveposLlamaForCausalLM
-from wavepos.train import TrainConfig, recipe, train
+from wavepos.training.config import TrainConfig
+from wavepos.training.recipes import recipe
+from wavepos.training.trainer import train
 
 STEPS, CUT = 16, 6
 SHARDED_STEPS = 5

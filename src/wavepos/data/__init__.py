@@ -2,9 +2,9 @@
 
 from wavepos.data.corpora import open_corpus
 from wavepos.data.corpus import Corpus, Split
-from wavepos.data.packing import PreparedData, prepare, prepare_split
-from wavepos.data.token_file import Blocks, TokenFile
-from wavepos.data.tokenization import build_words, load_tokenizer, train_bpe
+from wavepos.data.preparation import PreparedData, prepare, prepare_split
+from wavepos.data.tokenizers import build_words, load_tokenizer, train_bpe
+from wavepos.data.tokens import Blocks, TokenFile
 
 __all__ = [
     "Blocks",

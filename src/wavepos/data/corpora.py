@@ -1,29 +1,44 @@
-"""The kinds of corpora, opened by one string."""
+"""The standard library, WikiText-103 and data sets of the hub as corpora, and one string that opens any corpus."""
 
-from wavepos.data.corpus import Corpus
-from wavepos.data.files import open_jsonl, open_text
-from wavepos.data.hub import open_hub
-from wavepos.data.stdlib import open_stdlib
-from wavepos.data.wikitext import open_wikitext103
+import os
+import platform
+import sysconfig
+import tokenize
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
 
-KINDS = "stdlib, wikitext103, wikitext103:DIR, text:PATH, jsonl:PATH[#FIELD], hf:[ORG/]NAME[/CONFIG][#COLUMN]"
+from wavepos.data.corpus import Corpus, Split, digest, file_facts, is_valid, non_blank, valid_threshold
+from wavepos.data.files import decode, open_jsonl, open_text, read_lines
+
+KINDS = {
+    "stdlib": "the source of the running Python's standard library, split by file",
+    "wikitext103[:DIR]": (
+        "WikiText-103 through `datasets`, or of DIR/wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens"
+    ),
+    "text:PATH": "a UTF-8 file, its last 5% of lines for validation, or a folder of *.txt files, split by file",
+    "jsonl:PATH[#FIELD]": "JSON lines with a text in FIELD (text), plain, .gz, .xz or .zst, split by document",
+    "hf:[ORG/]NAME[/CONFIG][#COLUMN]": (
+        "a data set streamed through `datasets`, or hf:./DIR of a folder, with a text in COLUMN (text), with its own "
+        "validation split or split by document"
+    ),
+}
+"""What a corpus may be: the form of its string, and what it is. Errors and help texts follow."""
+SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+SKIPPED_PREFIXES = ("test_", "config-", "_sysconfigdata")
+"""Tests, and what the build of an interpreter writes about its machine."""
+REPOSITORY, CONFIG = "Salesforce/wikitext", "wikitext-103-v1"
+HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
+VALID_NAMES = ("validation", "valid", "dev", "val")
 
 
 def open_corpus(spec: str) -> Corpus:
     """The corpus that a string stands for; no text is read yet.
 
     Args:
-        spec: one of
-
-            - "stdlib": the source of the running Python's standard library, split by file.
-            - "wikitext103": WikiText-103 through `datasets`; "wikitext103:DIR": of DIR/wiki.train.tokens,
-              wiki.valid.tokens and wiki.test.tokens.
-            - "text:PATH": a UTF-8 file, its last 5% of lines for validation, or a folder of *.txt files,
-              split by file.
-            - "jsonl:PATH" or "jsonl:PATH#FIELD": JSON lines, plain, .gz, .xz or .zst, split by document.
-            - "hf:NAME", "hf:ORG/NAME", "hf:ORG/NAME/CONFIG", "hf:./DIR" or "hf:/DIR", each with "#COLUMN" if
-              the text is not in "text": a data set streamed through `datasets`, with its own validation split
-              or split by document.
+        spec: a string of one of the forms of `KINDS`.
 
     Raises:
         ValueError: another kind, or a folder without text files.
@@ -42,4 +57,192 @@ def open_corpus(spec: str) -> Corpus:
         case "hf", _, True:
             return open_hub(spec, rest)
         case _:
-            raise ValueError(f"corpus must be one of {KINDS}; got {spec!r}")
+            raise ValueError(f"corpus must be one of {', '.join(KINDS)}; got {spec!r}")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stdlib(Corpus):
+    """The *.py files of Python's standard library without its tests, one document each, split by path.
+
+    Attributes:
+        root: the folder of the library.
+    """
+
+    root: Path
+
+    def fingerprint(self) -> str:
+        """Of Python's version and of each file's path and size."""
+        sizes = [(file.relative_to(self.root).as_posix(), file.stat().st_size) for file in self._files()]
+        return digest("stdlib", platform.python_implementation(), platform.python_version(), sizes)
+
+    def _documents(self, split: Split) -> Iterator[str]:
+        keys = {file.relative_to(self.root).as_posix(): file for file in self._files()}
+        threshold = valid_threshold(self.spec, keys)
+        chosen = (file for key, file in keys.items() if is_valid(key, threshold) == (split == "valid"))
+        return non_blank(_source(file) for file in chosen)
+
+    def _files(self) -> list[Path]:
+        files = []
+        for folder, subfolders, names in os.walk(self.root):
+            subfolders[:] = [name for name in subfolders if not _is_skipped(name)]
+            files += [Path(folder, name) for name in names if name.endswith(".py") and not _is_skipped(name)]
+        return sorted(files, key=lambda file: file.relative_to(self.root).as_posix())
+
+
+def open_stdlib(spec: str) -> Stdlib:
+    """The standard library of the running Python."""
+    return Stdlib(spec=spec, name="stdlib", root=Path(sysconfig.get_path("stdlib")))
+
+
+def _is_skipped(name: str) -> bool:
+    return name in SKIPPED_FOLDERS or name.startswith(SKIPPED_PREFIXES)
+
+
+def _source(file: Path) -> str:
+    """The text of a source file in the encoding it declares (PEP 263)."""
+    try:
+        with tokenize.open(file) as source:
+            return source.read()
+    except (SyntaxError, UnicodeDecodeError) as error:
+        warnings.warn(f"{file} is left out of the corpus 'stdlib': {error}", stacklevel=2)
+        return ""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WikiText103(Corpus):
+    """WikiText-103, tokenised by its makers: each line, empty or not, is a document, ended by one token.
+
+    Attributes:
+        folder: where wiki.{train,valid,test}.tokens are; None: the `datasets` package gets them.
+    """
+
+    folder: Path | None
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """All three: this corpus comes with a test split."""
+        return ("train", "valid", "test")
+
+    def fingerprint(self) -> str:
+        """Of the files' sizes and times, or of the data set's name."""
+        if self.folder is None:
+            return digest("wikitext103", REPOSITORY, CONFIG)
+        folder = self.folder.resolve()
+        return digest("wikitext103", str(folder), file_facts(folder, sorted(folder.glob("wiki.*.tokens"))))
+
+    @property
+    def words_per_end(self) -> int:
+        """The end of a line counts as a word."""
+        return 1
+
+    def _documents(self, split: Split) -> Iterator[str]:
+        return (" ".join(line.split()) for line in self._lines(split))
+
+    def _lines(self, split: Split) -> Iterable[str]:
+        if self.folder is None:
+            rows = load_dataset(self.spec, REPOSITORY, CONFIG, split=HUB_SPLITS[split])
+            return (row["text"] for row in rows)
+        file = self.folder / f"wiki.{split}.tokens"
+        if not file.is_file():
+            raise FileNotFoundError(f"corpus {self.spec!r}: no such file, for its {split} split: {file}")
+        lines = enumerate(read_lines(file), start=1)
+        return (decode(line, f"corpus {self.spec!r}, {file}, line {number}") for number, line in lines)
+
+
+def open_wikitext103(spec: str, folder: str) -> WikiText103:
+    """WikiText-103 of a local folder, or of the hub where the name of the folder is empty.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    if not folder:
+        return WikiText103(spec=spec, name="wikitext103", folder=None)
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise FileNotFoundError(f"corpus {spec!r}: no such folder: {path}")
+    return WikiText103(spec=spec, name="wikitext103", folder=path)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubDataset(Corpus):
+    """A data set streamed through `datasets`; one without a validation split is split by hash of the text.
+
+    Attributes:
+        path: org/name or name on the hub, or the path of a local folder.
+        config: the configuration; None: the data set's only or default one.
+        column: the column of the text; rows without text are left out.
+        folder: the local folder, None for the hub.
+    """
+
+    path: str
+    config: str | None
+    column: str
+    folder: Path | None
+
+    def fingerprint(self) -> str:
+        """Of a folder's files, or a hub data set's name, configuration and column (revisions go unseen)."""
+        facts = []
+        if self.folder is not None:
+            facts = file_facts(self.folder, sorted(file for file in self.folder.rglob("*") if file.is_file()))
+        return digest("hf", self.path, self.config, self.column, facts)
+
+    def _documents(self, split: Split) -> Iterator[str]:
+        splits = load_dataset(self.spec, self.path, self.config, streaming=True)
+        if "train" not in splits:
+            raise ValueError(f"corpus {self.spec!r}: must have a split 'train', has {', '.join(splits)}")
+        own_valid = next((name for name in VALID_NAMES if name in splits), None)
+        if own_valid is not None:
+            return self._texts(splits["train" if split == "train" else own_valid])
+        threshold = valid_threshold(self.spec, self._texts(splits["train"]))
+        texts = self._texts(splits["train"])
+        return (text for text in texts if is_valid(text, threshold) == (split == "valid"))
+
+    def _texts(self, rows: Any) -> Iterator[str]:
+        return non_blank(self._text(row, number) for number, row in enumerate(rows, start=1))
+
+    def _text(self, row: dict[str, Any], number: int) -> str:
+        place = f"corpus {self.spec!r}, row {number}"
+        if self.column not in row:
+            raise ValueError(f"{place}: no column {self.column!r}, it has {', '.join(row)}")
+        text = row[self.column]
+        if not isinstance(text, str | None):
+            raise ValueError(f"{place}: column {self.column!r} must hold text, got {type(text).__name__}")
+        return text or ""
+
+
+def open_hub(spec: str, path_and_column: str) -> HubDataset:
+    """A data set: name, org/name, org/name/config, or a local ./folder or /folder; #COLUMN may follow.
+
+    Raises:
+        FileNotFoundError: no such local folder.
+        ValueError: a name of more than three parts.
+    """
+    path, _, column = path_and_column.partition("#")
+    column = column or "text"
+    if path.startswith((".", "~")) or Path(path).is_absolute():
+        folder = Path(path).expanduser().resolve()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"corpus {spec!r}: no such folder: {path}")
+        name = folder.name
+        return HubDataset(spec=spec, name=name, path=str(folder), config=None, column=column, folder=folder)
+    parts = path.split("/")
+    if not all(parts) or len(parts) > 3:
+        raise ValueError(f"corpus {spec!r}: must be hf:NAME, hf:ORG/NAME, hf:ORG/NAME/CONFIG or hf:./FOLDER")
+    name, config = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
+    return HubDataset(spec=spec, name=parts[:2][-1], path=name, config=config, column=column, folder=None)
+
+
+def load_dataset(spec: str, path: str, config: str | None, **options: Any) -> Any:
+    """`datasets.load_dataset`, imported on first use.
+
+    Raises:
+        ImportError: the package is missing.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"corpus {spec!r} needs the package datasets: pip install wavepos[lab]") from error
+    return datasets.load_dataset(path, config, **options)

@@ -40,9 +40,15 @@ class Corpus(ABC):
     def _documents(self, split: Split) -> Iterator[str]:
         """The documents of a split that exists."""
 
+    @property
+    def words_per_end(self) -> int:
+        """Words that the end of a document counts as when perplexity is given per word."""
+        return 0
+
+    @final
     def count_words(self, text: str) -> int:
-        """The words a document counts as when perplexity is given per word: those between white space."""
-        return len(text.split())
+        """The words a document counts as: those between white space, and its end."""
+        return len(text.split()) + self.words_per_end
 
     @final
     def documents(self, split: Split) -> Iterator[str]:
@@ -75,6 +81,12 @@ def non_blank(texts: Iterable[str]) -> Iterator[str]:
 def digest(*facts: object) -> str:
     """A hex digest of facts that JSON can hold."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_facts(root: Path, files: Iterable[Path]) -> list[tuple[str, int, int]]:

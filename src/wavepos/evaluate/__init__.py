@@ -3,6 +3,7 @@
 from wavepos.evaluate.perplexity import (
     Perplexity,
     Protocol,
+    TextSize,
     evaluate_perplexity,
     evaluate_protocols,
     perplexity_record,
@@ -12,6 +13,7 @@ from wavepos.evaluate.perplexity import (
 __all__ = [
     "Perplexity",
     "Protocol",
+    "TextSize",
     "evaluate_perplexity",
     "evaluate_protocols",
     "perplexity_record",

@@ -24,8 +24,7 @@ import wavepos.models  # noqa: F401 - registers the models with transformers' Au
 from wavepos.console import Update
 from wavepos.evaluate.harness_plan import BY_LENGTH, RULER, HarnessConfig, Step, steps
 from wavepos.evaluate.harness_step import measured, quiet_lm_eval
-from wavepos.evaluate.run import finished_run
-from wavepos.provenance import environment, write_json
+from wavepos.runs import MODEL, RECORD, environment, finished_run, write_json
 
 
 def harness(path: Path, config: HarnessConfig, out: Path | None = None, update: Update | None = None) -> dict[str, Any]:
@@ -69,9 +68,9 @@ def model_directory(path: Path) -> Path:
         FileNotFoundError: neither a run nor a saved model.
         ValueError: the run is not finished.
     """
-    if (path / "run.json").exists():
+    if (path / RECORD).exists():
         finished_run(path)
-        return path / "model"
+        return path / MODEL
     if not (path / "config.json").exists():
         raise FileNotFoundError(
             f"path must be the directory of a run of `wavepos train` (run.json) or of a saved transformers model "

@@ -40,7 +40,7 @@ class Window:
 class Protocol:
     """How a stream is cut into windows.
 
-    Attributes:
+    Args:
         kind: "nonoverlapping", "whole" or "sliding".
         seq_len: tokens a sequence.
         train_len: tokens a sub-sequence, at most; "nonoverlapping" only.
@@ -81,33 +81,46 @@ class Protocol:
         return sequences
 
 
+@dataclass(frozen=True, slots=True)
+class TextSize:
+    """Words and UTF-8 bytes that the targets of a stream make up: those whose last token is among them."""
+
+    words: int
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Perplexity:
     """The outcome of one protocol.
 
-    Attributes:
+    Args:
         protocol: what was asked for.
         tokens: targets scored.
         nats: the sum of their −log p.
-        words: words they make up; None if unknown.
+        text: what they make up; None if unknown.
         loss_by_position: mean nats of the targets at each place in their window, from the first place scored on.
     """
 
     protocol: Protocol
     tokens: int
     nats: float
-    words: float | None
+    text: TextSize | None
     loss_by_position: tuple[float, ...]
 
     @property
     def per_token(self) -> float:
         """exp(nats / tokens); infinite where it is beyond float64."""
-        return _exp(self.nats / self.tokens)
+        return perplexity_of(self.nats, self.tokens)
 
     @property
     def per_word(self) -> float | None:
         """exp(nats / words), or None if the words are unknown."""
-        return None if not self.words else _exp(self.nats / self.words)
+        return None if self.text is None or not self.text.words else perplexity_of(self.nats, self.text.words)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """nats / (ln 2 · bytes), comparable between tokenizers; None if the bytes are unknown."""
+        return None if self.text is None or not self.text.bytes else self.nats / (math.log(2.0) * self.text.bytes)
 
 
 def evaluate_perplexity(
@@ -115,7 +128,7 @@ def evaluate_perplexity(
     tokens: npt.NDArray[np.integer],
     protocol: Protocol,
     *,
-    words_per_token: float | None = None,
+    text: TextSize | None = None,
     batch_tokens: int = 8192,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
@@ -126,7 +139,7 @@ def evaluate_perplexity(
         token_losses: the model's losses; called without gradients.
         tokens: the stream, any integer dtype, memory-mapped or not; its first token is context only.
         protocol: how the stream is cut.
-        words_per_token: words that a token makes up on average, for perplexity per word.
+        text: what all targets make up, for perplexity per word and bits per byte.
         batch_tokens: windows of one length are batched up to that many tokens.
         device: where the model is.
         progress: called with the number of targets scored since the last call.
@@ -136,10 +149,7 @@ def evaluate_perplexity(
     nats = np.zeros(longest, dtype=np.float64)
     counts = np.zeros(longest, dtype=np.int64)
     for batch in _batches(plan, batch_tokens):
-        stream = np.stack([np.asarray(tokens[w.start : w.end + 1], dtype=np.int64) for w in batch])
-        ids = torch.from_numpy(stream).to(device)
-        with torch.inference_mode():
-            losses = token_losses(ids[:, :-1], ids[:, 1:]).double().cpu().numpy()
+        losses = _losses(token_losses, tokens, batch, device)
         first_scored = np.array([window.first_scored for window in batch])
         scored = np.arange(losses.shape[1])[None, :] >= first_scored[:, None]
         nats[: losses.shape[1]] += (losses * scored).sum(axis=0)
@@ -151,9 +161,27 @@ def evaluate_perplexity(
         protocol=protocol,
         tokens=total,
         nats=float(nats.sum()),
-        words=None if words_per_token is None else total * words_per_token,
+        text=text,
         loss_by_position=tuple(float(value) for value in nats[counts > 0] / counts[counts > 0]),
     )
+
+
+def window_nats(
+    token_losses: TokenLosses,
+    tokens: npt.NDArray[np.integer],
+    windows: Sequence[Window],
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] | None = None,
+    batch_tokens: int = 8192,
+) -> list[float]:
+    """The nats of the scored targets of each window; those of one length that stand side by side are batched."""
+    nats: list[float] = []
+    for batch in _batches(windows, batch_tokens):
+        losses = _losses(token_losses, tokens, batch, device)
+        nats += [float(row[window.first_scored :].sum()) for row, window in zip(losses, batch, strict=True)]
+        if progress is not None:
+            progress(losses.size)
+    return nats
 
 
 def table_protocols(seq_lens: Sequence[int], train_len: int) -> list[Protocol]:
@@ -174,13 +202,14 @@ def evaluate_protocols(
     tokens: npt.NDArray[np.integer],
     protocols: Sequence[Protocol],
     *,
-    words_per_token: float | None = None,
+    text: TextSize | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> list[Perplexity]:
     """Perplexity by each protocol; those that cut the stream into the same windows are one computation.
 
-    The arguments are those of `evaluate_perplexity`.
+    The arguments are those of `evaluate_perplexity`; `progress` is called for shared windows too, so the targets it is
+    told of add up to those of all protocols.
     """
     known: dict[tuple[Window, ...], Perplexity] = {}
     results = []
@@ -188,8 +217,10 @@ def evaluate_protocols(
         plan = tuple(protocol.windows(len(tokens) - 1))
         if plan not in known:
             known[plan] = evaluate_perplexity(
-                token_losses, tokens, protocol, words_per_token=words_per_token, device=device, progress=progress
+                token_losses, tokens, protocol, text=text, device=device, progress=progress
             )
+        elif progress is not None:
+            progress(known[plan].tokens)
         results.append(dataclasses.replace(known[plan], protocol=protocol))
     return results
 
@@ -200,7 +231,10 @@ def perplexity_record(result: Perplexity) -> dict[str, Any]:
         **dataclasses.asdict(result.protocol),
         "per_token": _finite(result.per_token),
         "per_word": _finite(result.per_word),
+        "bits_per_byte": _finite(result.bits_per_byte),
         "tokens": result.tokens,
+        "words": None if result.text is None else result.text.words,
+        "bytes": None if result.text is None else result.text.bytes,
         "nats": result.nats,
     }
 
@@ -209,8 +243,20 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _exp(nats: float) -> float:
-    return math.exp(nats) if nats < 700.0 else math.inf
+def perplexity_of(nats: float, units: int) -> float:
+    """exp(nats / units); infinite where it is beyond float64."""
+    return math.exp(nats / units) if nats / units < 700.0 else math.inf
+
+
+def _losses(
+    token_losses: TokenLosses, tokens: npt.NDArray[np.integer], batch: Sequence[Window], device: torch.device | str
+) -> npt.NDArray[np.float64]:
+    """−log p of every target of windows of one length, [windows, length]."""
+    stream = np.stack([np.asarray(tokens[w.start : w.end + 1], dtype=np.int64) for w in batch])
+    ids = torch.from_numpy(stream).to(device)
+    with torch.inference_mode():
+        losses: npt.NDArray[np.float64] = token_losses(ids[:, :-1], ids[:, 1:]).double().cpu().numpy()
+    return losses
 
 
 def _cut(start: int, end: int, length: int) -> Iterator[Window]:

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from wavepos.data import prepare
-from wavepos.train import TrainConfig, build_model, learning_rate, optimizer_and_schedule, recipe, train
+from wavepos.training.build import build_model
+from wavepos.training.config import TrainConfig, learning_rate
+from wavepos.training.recipes import recipe
+from wavepos.training.trainer import optimizer_and_schedule, train
 
 
 def test_the_papers_seven_billion() -> None:

@@ -80,7 +80,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     return _wrapped(tokenizer, unk_token=None)
 
 
-def build_words(texts: Iterable[str], min_count: int = 1) -> PreTrainedTokenizerFast:
+def build_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A vocabulary of the words between white space; decoding joins them with spaces.
 
     Ids follow frequency, the most frequent first as an adaptive softmax needs them, equals by name. Before
@@ -88,17 +88,11 @@ def build_words(texts: Iterable[str], min_count: int = 1) -> PreTrainedTokenizer
 
     Args:
         texts: where the words are counted.
-        min_count: rarer words become <unk>.
-
-    Raises:
-        ValueError: min_count below 1.
     """
-    if min_count < 1:
-        raise ValueError(f"min_count must be at least 1, got {min_count}")
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text.split())
-    kept = [word for word, count in counts.items() if count >= min_count and word not in (EOS, UNK)]
+    kept = counts.keys() - {EOS, UNK}
     ranked = [EOS, UNK, *sorted(kept, key=lambda word: (-counts[word], word))]
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(ranked)}, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WHITE_SPACE), "removed")

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from wavepos.memory import GIB, memory_plan, planned_vocabulary
-from wavepos.train import TrainConfig, build_model, optimizer_and_schedule, recipe
+from wavepos.training.build import build_model
+from wavepos.training.config import TrainConfig
+from wavepos.training.memory import GIB, memory_plan, planned_vocabulary
+from wavepos.training.recipes import recipe
+from wavepos.training.trainer import optimizer_and_schedule
 
 VOCABULARY = 300
 

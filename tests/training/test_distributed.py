@@ -15,8 +15,8 @@ from two_processes import CUT, PER_HEAD, STEPS, TENSOR_PARALLEL, batches, cut_in
 
 from wavepos.data import Blocks, PreparedData, prepare
 from wavepos.models import WaveposLlamaConfig, WaveposLlamaForCausalLM
-from wavepos.train import train
-from wavepos.training_callbacks import complete_checkpoint
+from wavepos.training.checkpoints import whole_checkpoint
+from wavepos.training.trainer import train
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="compares processes on CPUs, one of them this one")
 
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
         model = WaveposLlamaConfig(vocab_size=64, num_key_value_heads=2, position=position, **sizes)
         WaveposLlamaForCausalLM(model).save_pretrained(folder / name)
-    script = Path(__file__).parent / "helpers" / "two_processes.py"
+    script = Path(__file__).parents[1] / "helpers" / "two_processes.py"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
         [*TORCHRUN, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=300
@@ -80,9 +80,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(folder: Path) -> Non
 def test_a_signal_to_one_process_stops_both_at_the_same_update(folder: Path) -> None:
     assert (folder / "stopped-0").exists()
     assert (folder / "stopped-1").exists()
-    checkpoint = complete_checkpoint(folder / "two-then-one" / "checkpoints")
+    checkpoint = whole_checkpoint(folder / "two-then-one" / "checkpoints")
     assert checkpoint is not None
-    assert Path(checkpoint).name == f"checkpoint-{CUT}"
+    assert checkpoint.name == f"checkpoint-{CUT}"
 
 
 def test_a_run_of_two_processes_goes_on_in_one(folder: Path) -> None:

@@ -1,7 +1,5 @@
 """What Trainer lacks for runs that are cut off: checkpoints known to be whole, a clean stop on Ctrl-C, progress."""
 
-import json
-import shutil
 import signal
 import threading
 import time
@@ -11,52 +9,72 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wavepos.data import Blocks
-from wavepos.provenance import write_json
-from wavepos.training_processes import any_process, wait_for_all
-
-MARKER = "complete.json"
+from wavepos.training.checkpoints import mark_complete, marked_facts
+from wavepos.training.processes import any_process, each_process, wait_for_all
 
 
-def complete_checkpoint(directory: Path) -> str | None:
-    """The newest checkpoint that was written to its end; those cut off in the middle of writing are removed."""
-    found: list[tuple[int, Path]] = []
-    for path in directory.glob("checkpoint-*"):
-        if (path / MARKER).exists():
-            found.append((int(path.name.rpartition("-")[2]), path))
-        else:
-            shutil.rmtree(path)
-    return str(max(found)[1]) if found else None
+class RunningLoss:
+    """The losses of this process since the last logged mean, kept across restarts."""
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self._sum: Tensor | float = 0.0
+
+    def add(self, loss: Tensor) -> None:
+        """Add the loss of a micro-batch, divided by the micro-batches of an update; it stays on its device."""
+        self._sum = self._sum + loss.detach()
+
+    def take(self) -> float:
+        """The mean over updates and processes; begins anew."""
+        sums, updates = self.sums(), self.updates
+        self.updates, self._sum = 0, 0.0
+        return sum(sums) / len(sums) / updates
+
+    def sums(self) -> list[float]:
+        """The sum of each process."""
+        return each_process(float(self._sum))
+
+    def restore(self, updates: int, sums: list[float], process: int, processes: int) -> None:
+        """Go on from what was saved; another number of processes shares its mean."""
+        self.updates = updates
+        own = sums[process] if len(sums) == processes else sum(sums) / len(sums)
+        self._sum = torch.tensor(own)
 
 
 class CompleteCheckpoints(TrainerCallback):  # type: ignore[misc] # transformers is untyped here
-    """Marks each checkpoint once all of it is on disk, and carries the seconds trained so far across restarts."""
+    """Marks each checkpoint once all of it is on disk; carries seconds and unlogged losses across restarts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, losses: RunningLoss) -> None:
         self.directory = directory
-        self.seconds = 0.0
+        self._losses = losses
+        self._seconds = 0.0
         self._since = time.monotonic()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        marker = self.directory / f"checkpoint-{state.global_step}" / MARKER
-        self.seconds = json.loads(marker.read_text())["seconds"] if marker.exists() else 0.0
+        facts = marked_facts(self.directory / f"checkpoint-{state.global_step}")
+        self._seconds = facts.get("seconds", 0.0)
+        if "unlogged" in facts:
+            self._losses.restore(**facts["unlogged"], process=args.process_index, processes=args.world_size)
         self._since = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._losses.updates += 1
         now = time.monotonic()
-        self.seconds, self._since = self.seconds + now - self._since, now
+        self._seconds, self._since = self._seconds + now - self._since, now
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        unlogged = {"updates": self._losses.updates, "sums": self._losses.sums()}
         wait_for_all()  # each process writes a part
         if state.is_world_process_zero:
-            marker = self.directory / f"checkpoint-{state.global_step}" / MARKER
-            write_json(marker, {"step": state.global_step, "seconds": self.seconds})
+            facts = {"step": state.global_step, "seconds": self._seconds, "unlogged": unlogged}
+            mark_complete(self.directory / f"checkpoint-{state.global_step}", facts)
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc] # as above
@@ -81,16 +99,12 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc] # as above
             control.should_save = True
             control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._restore()
-
     def _request(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
-        self._restore()
+        self.restore()
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Give the signals back to those who had them before."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}

@@ -1,8 +1,10 @@
 """Token files: the stream, its bounds, its words, its blocks, and a cache that no crash can spoil."""
 
+import hashlib
 import json
 import multiprocessing
 import pickle
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from wavepos.data import (
     Blocks,
@@ -21,7 +24,9 @@ from wavepos.data import (
     open_corpus,
     prepare,
     prepare_split,
-    stream,
+)
+from wavepos.data import (
+    tokens as streams,
 )
 from wavepos.data.files import JsonLines
 
@@ -66,8 +71,8 @@ def test_long_documents_in_pieces_give_the_same_stream(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str
 ) -> None:
     whole = prepare(spec, tokenizer, cache_dir=tmp_path / "whole")
-    monkeypatch.setattr(stream, "PIECE_CHARACTERS", 5)
-    monkeypatch.setattr(stream, "BATCH_CHARACTERS", 50)
+    monkeypatch.setattr(streams, "PIECE_CHARACTERS", 5)
+    monkeypatch.setattr(streams, "BATCH_CHARACTERS", 50)
     pieces = prepare(spec, tokenizer, cache_dir=tmp_path / "pieces")
     assert pieces.train.ids.tolist() == whole.train.ids.tolist()
     assert pieces.train.num_words == whole.train.num_words
@@ -76,8 +81,8 @@ def test_long_documents_in_pieces_give_the_same_stream(
 @given(st.text(alphabet=st.sampled_from("ab1.' \n\té"), max_size=60), st.integers(1, 8))
 def test_pieces_are_the_document(document: str, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "PIECE_CHARACTERS", size)
-        pieces = list(stream._pieces(document))
+        patch.setattr(streams, "PIECE_CHARACTERS", size)
+        pieces = list(streams._pieces(document))
     assert "".join(piece.text for piece in pieces) == document
     assert [piece.end == len(document) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
@@ -86,7 +91,7 @@ def test_pieces_are_the_document(document: str, size: int) -> None:
 def test_a_bound_cuts_the_last_document(
     spec: str, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_characters: int
 ) -> None:
-    monkeypatch.setattr(stream, "PIECE_CHARACTERS", piece_characters)
+    monkeypatch.setattr(streams, "PIECE_CHARACTERS", piece_characters)
     whole = direct(spec, data, "train")
     for bound in range(3, 200):
         tokens = prepare_split(spec, "train", data.tokenizer, cache_dir=tmp_path / "bounds", max_tokens=bound)
@@ -100,8 +105,44 @@ def test_a_bound_cuts_the_last_document(
         assert tokens.num_words == sum(len(text.split()) for text in texts)
 
 
+@pytest.mark.parametrize("piece_characters", [20, 100_000])
+def test_words_and_bytes_of_a_stream_that_is_broken_off_are_exact(
+    spec: str, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_characters: int
+) -> None:
+    """Those whose last token is there, counted on the bytes of the tokens."""
+    monkeypatch.setattr(streams, "PIECE_CHARACTERS", piece_characters)
+    whole, texts = direct(spec, data, "train"), list(open_corpus(spec).documents("train"))
+    alphabet = {sign: byte for byte, sign in bytes_to_unicode().items()}
+    for bound in range(3, 200):
+        tokens = prepare_split(
+            spec, "train", data.tokenizer, cache_dir=tmp_path / "bounds", max_tokens=bound, ended=False
+        )
+        ids = tokens.ids.tolist()
+        assert ids == whole[:bound]
+        *ended, last = bytes_of_documents(ids[1:], data, alphabet)
+        prefix = last.decode(errors="ignore")
+        assert texts[len(ended)].startswith(prefix)
+        words = [match for match in re.finditer(r"\S+", texts[len(ended)]) if match.end() <= len(prefix)]
+        assert tokens.num_words == sum(len(text.decode().split()) for text in ended) + len(words)
+        assert tokens.num_bytes == sum(map(len, ended)) + len(prefix.encode())
+    everything = prepare_split(spec, "train", data.tokenizer, cache_dir=tmp_path / "bounds", ended=False)
+    assert everything.ids.tolist() == whole
+    assert everything.num_bytes == sum(len(text.encode()) for text in texts)
+
+
+def bytes_of_documents(ids: list[int], data: PreparedData, alphabet: dict[str, int]) -> list[bytes]:
+    """The bytes that the tokens of each document stand for; none for the one that begins where the stream ends."""
+    texts: list[bytes] = [b""]
+    for index, token in zip(ids, data.tokenizer.convert_ids_to_tokens(ids), strict=True):
+        if index == data.tokenizer.eos_token_id:
+            texts.append(b"")
+        else:
+            texts[-1] += bytes(alphabet[sign] for sign in token)
+    return texts
+
+
 def test_a_bound_holds_for_both_splits(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wavepos.data.packing.MIN_VALID_TOKENS", 30)
+    monkeypatch.setattr("wavepos.data.preparation.MIN_VALID_TOKENS", 30)
     bounded = prepare(spec, "bpe:300", cache_dir=tmp_path / "cache", max_tokens=1000)
     assert 999 <= bounded.train.num_tokens <= 1000
     assert 49 <= bounded.valid.num_tokens <= 50
@@ -125,7 +166,11 @@ def test_wikitext_as_a_stream_of_words(tmp_path: Path) -> None:
         "<eos>",
     ]
     assert made.valid.num_words == made.valid.num_tokens - 1 == 5
-    assert made.valid.words_per_token == 1.0
+    broken_off = prepare_split(
+        f"wikitext103:{tmp_path}", "valid", made.tokenizer, cache_dir=tmp_path / "cache", max_tokens=4, ended=False
+    )
+    assert broken_off.ids.tolist() == made.valid.ids[:4].tolist()
+    assert (broken_off.num_words, broken_off.num_bytes) == (3, len("A new b"))
 
 
 @pytest.mark.parametrize("seq_len", [1, 7, 64])
@@ -193,6 +238,29 @@ def test_two_runs_agree(spec: str, data: PreparedData, tmp_path: Path) -> None:
     assert other.fingerprint == data.fingerprint
 
 
+def test_the_fingerprint_is_of_content(spec: str, data: PreparedData, tmp_path: Path) -> None:
+    ids, path = data.train.path, Path(spec.removeprefix("jsonl:"))
+    assert data.train.sha256 == hashlib.sha256(ids.read_bytes()).hexdigest()
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "b.jsonl").write_bytes(path.read_bytes())
+    moved = prepare(f"jsonl:{tmp_path / 'moved' / 'b.jsonl'}", "bpe:400", cache_dir=tmp_path / "moved")
+    assert moved.fingerprint == data.fingerprint
+    other = prepare(spec, "bpe:350", cache_dir=tmp_path / "cache")
+    assert all(other.fingerprint[part] != data.fingerprint[part] for part in ("train split", "tokenizer"))
+
+
+def test_a_token_file_without_a_checksum_gets_one(
+    spec: str, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sidecar = data.train.path.with_name("tokens.json")
+    fields = json.loads(sidecar.read_text())
+    del fields["sha256"]
+    sidecar.write_text(json.dumps(fields))
+    assert prepare(spec, "bpe:400", cache_dir=tmp_path / "cache").train == data.train
+    monkeypatch.setattr("wavepos.data.tokens.file_sha256", None)  # computed once
+    assert prepare(spec, "bpe:400", cache_dir=tmp_path / "cache").train == data.train
+
+
 def test_the_environment_names_the_cache(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAVEPOS_CACHE", str(tmp_path / "from-environment"))
     assert (tmp_path / "from-environment") in prepare(spec, "bpe:300").train.path.parents
@@ -209,9 +277,9 @@ def test_a_crash_leaves_no_half_files(
     with monkeypatch.context() as patch:
         match moment:
             case "writing":
-                patch.setattr(stream._Stream, "_finish", crash)
+                patch.setattr(streams._Stream, "_finish", crash)
             case "sidecar":
-                patch.setattr(stream, "write_sidecar", crash)
+                patch.setattr(streams, "write_sidecar", crash)
             case "renaming":
                 patch.setattr(Path, "replace", crash)
         with pytest.raises(RuntimeError, match="crash"):
@@ -224,7 +292,7 @@ def _write_until_killed(spec: str, cache: Path) -> None:
     """Dies as by kill -9 in the middle of the train split: no clean-up runs."""
     import os
 
-    stream._Stream._finish = lambda self, document: os._exit(9)  # type: ignore[method-assign]
+    streams._Stream._finish = lambda self, document: os._exit(9)  # type: ignore[method-assign]
     prepare(spec, "bpe:400", cache_dir=cache)
 
 
@@ -263,7 +331,7 @@ def test_processes_at_once_do_no_harm(spec: str, data: PreparedData, tmp_path: P
 
 
 def test_progress_is_told(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wavepos.data.packing.BATCH_CHARACTERS", 500)
+    monkeypatch.setattr("wavepos.data.preparation.BATCH_CHARACTERS", 500)
     told: list[tuple[str, int, int | None]] = []
     made = prepare(spec, "bpe:400", cache_dir=tmp_path / "cache", progress=lambda *news: told.append(news))
     assert {stage for stage, _, _ in told} == {"tokenizer", "train", "valid"}

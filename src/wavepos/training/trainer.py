@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,90 +21,26 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import RandomSampler, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
-    AutoConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
     TrainingArguments,
-    set_seed,
 )
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
 from wavepos.console import is_first_process
 from wavepos.data import Blocks, PreparedData
-from wavepos.models import (
-    BaevskiAuliForCausalLM,
-    WaveposLlamaConfig,
-    WaveposLlamaForCausalLM,
-    baevski_auli_config,
-    from_llama,
-    llama_config,
-)
-from wavepos.models.baevski_auli import Size
-from wavepos.models.convert import converted_config
-from wavepos.models.llama_config import LlamaSize
-from wavepos.provenance import environment, write_json
-from wavepos.training_callbacks import (
-    CompleteCheckpoints,
-    Observer,
-    StopOnSignal,
-    Validation,
-    complete_checkpoint,
-)
-from wavepos.training_config import VALIDATION_TOKENS, TrainConfig, learning_rate, recipe, uses_bf16
-from wavepos.training_processes import in_first
-
-__all__ = ["TrainConfig", "build_model", "learning_rate", "optimizer_and_schedule", "recipe", "train", "uses_bf16"]
+from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
+from wavepos.training.build import build_model
+from wavepos.training.callbacks import CompleteCheckpoints, Observer, RunningLoss, StopOnSignal, Validation
+from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_checkpoint
+from wavepos.training.config import VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
+from wavepos.training.processes import in_first
 
 NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "positions.", ".position.")
 """Parts of the names of embeddings and positions in our models."""
-
-
-def build_model(
-    config: TrainConfig, vocab_size: int, tokenizer: PreTrainedTokenizerFast | None = None
-) -> PreTrainedModel:
-    """The model of a run with its initial weights, which the seed and `start_from` alone decide.
-
-    Args:
-        config: the run.
-        vocab_size: V.
-        tokenizer: a Llama's config names its special tokens, so that `generate` stops where a document ends.
-
-    Raises:
-        ValueError: start_from has fewer words than the tokenizer, or holds no Llama.
-    """
-    set_seed(config.seed)
-    if config.model == "baevski-auli":
-        return BaevskiAuliForCausalLM(baevski_auli_config(cast(Size, config.size), vocab_size, config.position))
-    if config.start_from is not None:
-        return _started(config.start_from, config, vocab_size)
-    model_config = llama_config(cast(LlamaSize, config.size), vocab_size, config.position)
-    model_config.max_position_embeddings = config.seq_len
-    if tokenizer is not None:
-        model_config.bos_token_id = tokenizer.bos_token_id
-        model_config.eos_token_id = tokenizer.eos_token_id
-        model_config.pad_token_id = tokenizer.pad_token_id
-    return WaveposLlamaForCausalLM(model_config)
-
-
-def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTrainedModel:
-    """The model that a run begins with, in float32; without weights where tensors have no storage."""
-    theirs: Any = AutoConfig.from_pretrained(start_from)
-    ours = theirs.model_type == WaveposLlamaConfig.model_type
-    if theirs.vocab_size < vocab_size:
-        raise ValueError(
-            f"start_from must have a vocabulary of at least the tokenizer's {vocab_size:,} words, "
-            f"got {theirs.vocab_size:,}"
-        )
-    if torch.empty(0).is_meta:  # the dry run's
-        if ours:
-            return WaveposLlamaForCausalLM(AutoConfig.from_pretrained(start_from, position=config.position))
-        return WaveposLlamaForCausalLM(converted_config(theirs, config.position))
-    if ours:
-        return WaveposLlamaForCausalLM.from_pretrained(start_from, position=config.position, dtype=torch.float32)
-    return from_llama(start_from, config.position, dtype=torch.float32)
+MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
+"""What `save_pretrained` writes, among the files of a checkpoint."""
 
 
 def train(
@@ -122,40 +58,64 @@ def train(
         The content of run.json.
 
     Raises:
-        ValueError: the directory holds a run with another config; the corpus or the devices do not fit the config.
+        ValueError: the directory holds a run with another config or on other data, or damaged checkpoints alone; the
+            corpus or the devices do not fit the config.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the state of the last finished update has been saved.
     """
     arguments = _arguments(config, out)  # joins the processes
-    record = in_first(lambda: _opened_record(config, out))
-    if record.get("status") == "finished":
+    record = in_first(lambda: opened_record(config, out, data))
+    if record["status"] == "finished":
         return record
-    checkpoints = CompleteCheckpoints(out / "checkpoints")
-    stop = StopOnSignal()
-    trainer = _trainer(config, arguments, data, [checkpoints, stop, Observer(observe)])
-    trainer.train(resume_from_checkpoint=in_first(lambda: complete_checkpoint(out / "checkpoints")))
-    if stop.requested:
+    checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
+    if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
+        checkpoint = _trained(config, arguments, data, checkpoint, observe)
+    return in_first(lambda: _finished(config, record, data, checkpoint, arguments.world_size))
+
+
+def _trained(
+    config: TrainConfig,
+    arguments: TrainingArguments,
+    data: PreparedData,
+    checkpoint: Path | None,
+    observe: Callable[[int, int, float | None], None] | None,
+) -> Path:
+    """Go on from a checkpoint, or begin; returns the checkpoint of the last update."""
+    directory = Path(arguments.output_dir)
+    losses, stop = RunningLoss(), StopOnSignal()
+    callbacks = [CompleteCheckpoints(directory, losses), stop, Observer(observe)]
+    trainer = _trainer(config, arguments, data, callbacks)
+    trainer.losses = losses
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        stop.restore()
+    if stop.requested and trainer.state.global_step < config.steps:
         raise KeyboardInterrupt(f"stopped after update {trainer.state.global_step} of {config.steps}, state saved")
-    weights = trainer.accelerator.get_state_dict(trainer.model)  # of shards in all processes, so in all of them
-    record |= {
+    return directory / f"checkpoint-{config.steps}"
+
+
+def _finished(
+    config: TrainConfig, record: dict[str, Any], data: PreparedData, checkpoint: Path, processes: int
+) -> dict[str, Any]:
+    """Make the last checkpoint the run's model and record; called anew where that was cut off."""
+    out = checkpoint.parent.parent
+    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build_model(config, len(data.tokenizer)).parameters())
+    finished = record | {
         "status": "finished",
         "environment": environment(),
-        "processes": arguments.world_size,
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "processes": processes,
+        "parameters": parameters,
         "train_tokens": config.steps * config.batch_tokens,
-        "train_seconds": round(checkpoints.seconds, 1),
-        "losses": [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry],
-        "valid_losses": [
-            (entry["step"], entry["valid_loss"]) for entry in trainer.state.log_history if "valid_loss" in entry
-        ],
+        "train_seconds": round(marked_facts(checkpoint)["seconds"], 1),
+        "losses": [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
+        "valid_losses": [(entry["step"], entry["valid_loss"]) for entry in history if "valid_loss" in entry],
     }
-
-    def finish() -> dict[str, Any]:
-        _save_model(trainer.model, weights, data, out / "model")
-        write_json(out / "run.json", record)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        return record
-
-    return in_first(finish)
+    _save_model(checkpoint, data, out / MODEL)
+    write_json(out / RECORD, finished)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    return finished
 
 
 def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optimizer, LambdaLR]:
@@ -178,7 +138,24 @@ def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optim
 
 
 class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is untyped here
-    """Trainer whose model scores `shift_labels` itself, and whose epochs consist of whole updates."""
+    """Trainer whose model scores `shift_labels` itself, and whose epochs consist of whole updates.
+
+    A logged loss is the mean since the last one, whatever restarts lie between: Trainer's own begins at the restart.
+    """
+
+    losses: RunningLoss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.losses.add(loss)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs["loss"] = self.losses.take()
+        super().log(logs, start_time)
 
     def compute_loss(
         self,
@@ -211,7 +188,7 @@ def _trainer(
     if is_first_process():
         callbacks = [
             *callbacks,
-            TensorBoardCallback(SummaryWriter(str(Path(arguments.output_dir).parent / "tensorboard"))),
+            TensorBoardCallback(SummaryWriter(str(Path(arguments.output_dir).parent / TENSORBOARD))),
         ]
     trainer = LanguageModelTrainer(
         model=model,
@@ -235,7 +212,7 @@ def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     checkpointing = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in fields)
     arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
+        output_dir=str(out / CHECKPOINTS),
         max_steps=config.steps,
         per_device_train_batch_size=blocks,
         gradient_accumulation_steps=accumulation,
@@ -291,30 +268,14 @@ def _shard_precisely(arguments: TrainingArguments) -> None:
         plugin["mixed_precision_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
-def _opened_record(config: TrainConfig, out: Path) -> dict[str, Any]:
-    """run.json of the directory, begun if there is none."""
-    ours = dataclasses.asdict(config)
-    path = out / "run.json"
-    if not path.exists():
-        begun = {"status": "started", "config": ours}
-        write_json(path, begun)
-        return begun
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    ours = json.loads(json.dumps(ours))
-    for key in sorted({*ours, *record["config"]}):
-        there, here = record["config"].get(key), ours.get(key)
-        if there != here:
-            raise ValueError(
-                f"{out} holds a run with another config ({key}: {there!r} there, {here!r} here): "
-                f"choose another directory or delete it"
-            )
-    return record
-
-
-def _save_model(model: Any, weights: dict[str, Tensor], data: PreparedData, directory: Path) -> None:
+def _save_model(checkpoint: Path, data: PreparedData, directory: Path) -> None:
+    """The model's own files of a checkpoint and the tokenizer, as one folder that is whole or absent."""
     temporary = directory.with_name(f".{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary, state_dict=weights)
+    temporary.mkdir()
+    for pattern in MODEL_FILES:
+        for path in checkpoint.glob(pattern):
+            shutil.copyfile(path, temporary / path.name)
     data.tokenizer.save_pretrained(temporary)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from wavepos import cli
 from wavepos.models import from_llama
-from wavepos.train import build_model, recipe
+from wavepos.training.build import build_model
+from wavepos.training.recipes import recipe
 
 SCALING = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
 

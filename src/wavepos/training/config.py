@@ -1,17 +1,14 @@
-"""What a training run depends on, and the recipes of the named sizes."""
+"""What a training run depends on."""
 
 import math
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from transformers import AutoConfig
 
 from wavepos.models.baevski_auli import Size
-from wavepos.models.convert import converted_config
-from wavepos.models.llama_config import LlamaSize, WaveposLlamaConfig, llama_config
-from wavepos.positions import RotaryConfig, parse_position, position_dict, position_fields
+from wavepos.models.llama_config import LlamaSize, llama_config
+from wavepos.positions import parse_position, position_dict
 
 ModelName = Literal["baevski-auli", "llama"]
 OptimizerName = Literal["adamw", "nag"]
@@ -20,8 +17,6 @@ Sharding = Literal["none", "fsdp"]
 
 SIZES: dict[str, tuple[str, ...]] = {"baevski-auli": get_args(Size), "llama": get_args(LlamaSize)}
 """The named sizes of each model."""
-PAPER_THETA = 5e5
-"""θ of the paper's RoPE at 7B (section 7.1)."""
 VALIDATION_TOKENS = 32_768
 """Targets of the valid split, at most, whose loss is logged while a model is trained."""
 
@@ -83,7 +78,7 @@ class TrainConfig:
     validate_every: int | None = None
 
     def __post_init__(self) -> None:
-        _check_size(self.model, self.size)
+        check_size(self.model, self.size)
         position = position_dict(parse_position(self.position))
         if self.model == "llama":  # the family has scales of its own for wavelets that come without
             position = llama_config("tiny", 1, position).position
@@ -99,11 +94,6 @@ class TrainConfig:
         for name, asked in (("sharding='fsdp'", self.sharding == "fsdp"), ("start_from", self.start_from is not None)):
             if asked and self.model != "llama":
                 raise ValueError(f"{name} is served for model llama, got model={self.model!r}")
-        if self.save_every % self.log_every:
-            raise ValueError(
-                f"save_every must be a multiple of log_every={self.log_every}, so that no logged mean is cut by a "
-                f"restart, got {self.save_every}"
-            )
         if not self.learning_rate > 0.0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.warmup_steps < 0 or self.warmup_steps > self.steps:
@@ -119,164 +109,6 @@ class TrainConfig:
                 f"batch_tokens={self.batch_tokens}, {num_devices} devices, micro-batch {share}, seq_len={self.seq_len}"
             )
         return blocks, accumulation
-
-
-def recipe(
-    size: str,
-    *,
-    corpus: str,
-    position: str | dict[str, Any],
-    model: ModelName = "baevski-auli",
-    num_devices: int = 1,
-    start_from: str | None = None,
-) -> TrainConfig:
-    """The config of a named size as it is meant to be trained.
-
-    Args:
-        size: tiny, small or paper of "baevski-auli"; tiny, small, 1b or 7b of "llama".
-        corpus: as `wavepos.data.prepare` takes it.
-        position: a method's name or its JSON object.
-        model: the family.
-        num_devices: devices that share the batch; only "7b" depends on it.
-        start_from: a Llama to begin with; its tokenizer is taken, and what its own position says of the same method.
-
-    Raises:
-        ValueError: no such model, size or position.
-
-    "paper" is the paper's A.7: its 9,216 tokens are those of one device pass, its 205 epochs give about 73,700 tokens
-    an update. "7b" is section 7.1 and A.8: L_train 4096, 30,000 updates, AdamW (0.9, 0.95) at 3e-4, wavelet scales
-    2² … 2⁹, RoPE with θ = 5·10⁵ where no other is given.
-
-    Deviates from the paper: no, but it is silent on what follows, and "the other parameters" are taken as those of
-    Llama-2: warm-up over 2,000 updates, a cosine down to a tenth, weight decay 0.1, gradients clipped at 1.0, its
-    tokenizer of 32,000 words. Its batch size of 1 is read as one sequence a device, so one an update on one device;
-    what is streamed ends where 30,000 such updates do.
-    """
-    _check_size(model, size)
-    run = partial(TrainConfig, model=model, size=size, corpus=corpus)
-    if start_from is not None:
-        config = _recipe(partial(run, start_from=start_from), _position_from(start_from, position), num_devices)
-        return replace(config, tokenizer=f"file:{start_from}")
-    return _recipe(run, position, num_devices)
-
-
-def _recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_devices: int) -> TrainConfig:
-    model, size = run.keywords["model"], run.keywords["size"]
-    if model == "llama" and size == "7b":
-        return _paper_llama_recipe(run, position, num_devices)
-    if model == "llama":
-        return _llama_recipe(partial(run, position=position_fields(position)), size)
-    return _baevski_auli_recipe(partial(run, position=position_fields(position)), size)
-
-
-def _position_from(start_from: str, position: str | dict[str, Any]) -> dict[str, Any]:
-    """The position, completed by that of the model to begin with where the method is the same."""
-    try:
-        theirs = AutoConfig.from_pretrained(start_from)
-    except OSError as error:
-        raise ValueError(
-            f"start_from must be a directory or hub name of a Llama, got {start_from!r}: {str(error).splitlines()[0]}"
-        ) from error
-    if theirs.model_type == WaveposLlamaConfig.model_type:
-        theirs = AutoConfig.from_pretrained(start_from, position=position)
-    else:
-        theirs = converted_config(theirs, position)
-    ours: dict[str, Any] = theirs.position
-    return ours
-
-
-def _baevski_auli_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
-    match size:
-        case "tiny":
-            return run(
-                tokenizer="bpe:4096", seq_len=256, steps=1000, batch_tokens=4096, learning_rate=2e-3, warmup_steps=50
-            )
-        case "small":
-            return run(
-                tokenizer="bpe:8192",
-                seq_len=512,
-                steps=5000,
-                batch_tokens=65536,
-                learning_rate=1e-3,
-                warmup_steps=250,
-                final_learning_rate=1e-4,
-                weight_decay=0.1,
-                save_every=500,
-            )
-        case _:
-            return run(
-                tokenizer="words",
-                seq_len=512,
-                steps=286_000,
-                batch_tokens=73_728,
-                micro_batch_tokens=9_216,
-                optimizer="nag",
-                learning_rate=1.0,
-                warmup_steps=16_000,
-                warmup_from=1e-7,
-                final_learning_rate=1e-4,
-                gradient_clip=0.1,
-                save_every=1_000,
-                log_every=100,
-            )
-
-
-def _llama_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
-    run = partial(run, weight_decay=0.1)
-    match size:
-        case "tiny":
-            return run(
-                tokenizer="bpe:4096",
-                seq_len=256,
-                steps=1000,
-                batch_tokens=4096,
-                learning_rate=2e-3,
-                warmup_steps=50,
-                final_learning_rate=2e-4,
-            )
-        case "small":
-            return run(
-                tokenizer="bpe:8192",
-                seq_len=1024,
-                steps=5000,
-                batch_tokens=65536,
-                learning_rate=1e-3,
-                warmup_steps=250,
-                final_learning_rate=1e-4,
-                save_every=500,
-            )
-        case _:
-            return run(
-                tokenizer="bpe:32000",
-                seq_len=2048,
-                steps=30_000,
-                batch_tokens=524_288,
-                micro_batch_tokens=8_192,
-                learning_rate=4e-4,
-                warmup_steps=2_000,
-                final_learning_rate=4e-5,
-                save_every=1_000,
-            )
-
-
-def _paper_llama_recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_devices: int) -> TrainConfig:
-    given = position_fields(position)
-    if given["method"] == RotaryConfig.method:
-        given = {"theta": PAPER_THETA, **given}
-    return run(
-        position=given,
-        tokenizer="file:llama-2-tokenizer",
-        max_tokens=30_000 * 4096 * num_devices + 1,
-        seq_len=4096,
-        steps=30_000,
-        batch_tokens=4096 * num_devices,
-        micro_batch_tokens=4096,
-        learning_rate=3e-4,
-        warmup_steps=2_000,
-        final_learning_rate=3e-5,
-        weight_decay=0.1,
-        save_every=1_000,
-    )
 
 
 def learning_rate(config: TrainConfig, update: int) -> float:
@@ -299,7 +131,8 @@ def uses_bf16(precision: Precision) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _check_size(model: str, size: str) -> None:
+def check_size(model: str, size: str) -> None:
+    """Raise ValueError unless the model is one of ours and has a size of that name."""
     if model not in SIZES:
         raise ValueError(f"model must be one of {', '.join(SIZES)}, got {model!r}")
     if size not in SIZES[model]:

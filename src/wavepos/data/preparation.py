@@ -1,18 +1,19 @@
-"""From a corpus and a tokenizer to token files, cached."""
+"""From a corpus and a tokenizer to token files, in a cache of folders that are whole or absent."""
 
 import dataclasses
+import os
+import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
-from wavepos.data.cache import cached_folder, default_cache_dir
 from wavepos.data.corpora import open_corpus
 from wavepos.data.corpus import Corpus, Split, digest
-from wavepos.data.stream import BATCH_CHARACTERS, Progress, write_split
-from wavepos.data.token_file import TokenFile, open_token_file
-from wavepos.data.tokenization import (
+from wavepos.data.tokenizers import (
     BPE,
     Saved,
     Words,
@@ -23,6 +24,70 @@ from wavepos.data.tokenization import (
     text_encoder,
     train_bpe,
 )
+from wavepos.data.tokens import BATCH_CHARACTERS, Bound, Progress, TokenFile, open_token_file, write_split
+
+
+def default_cache_dir() -> Path:
+    """The environment's WAVEPOS_CACHE, or ~/.cache/wavepos."""
+    return Path(os.environ.get("WAVEPOS_CACHE") or "~/.cache/wavepos").expanduser()
+
+
+def cached_folder(
+    cache_dir: Path,
+    name: str,
+    is_whole: Callable[[Path], bool],
+    build: Callable[[Path], None],
+) -> Path:
+    """The folder cache_dir/name, built first if it is not there.
+
+    It is built beside its place, flushed to disk and renamed. Who comes second waits for the first and takes
+    its work; what a killed process left is swept by the next that builds the same folder.
+
+    Args:
+        cache_dir: where cached folders lie; made if absent.
+        name: the folder's name.
+        is_whole: whether a folder of that name holds what it should; if not, it is replaced.
+        build: writes the content into the empty folder it is given.
+    """
+    target = cache_dir / name
+    if is_whole(target):
+        return target
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_dir / f".{name}.lock"):
+        if is_whole(target):
+            return target
+        for left_over in cache_dir.glob(f".{name}.*.tmp"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        temporary = cache_dir / f".{name}.{uuid.uuid4().hex}.tmp"
+        temporary.mkdir()
+        try:
+            build(temporary)
+            _flush(temporary)
+            if not is_whole(target):
+                shutil.rmtree(target, ignore_errors=True)
+                temporary.replace(target)
+                _flush_entry(cache_dir)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _flush_entry(path)
+    _flush_entry(folder)
+
+
+def _flush_entry(path: Path) -> None:
+    """fsync; outside POSIX, files cannot be flushed through a read-only descriptor nor folders at all."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
 
 FORMAT = 1
 """Part of every cache key: raise it when the same input gives other files."""
@@ -37,15 +102,24 @@ class PreparedData:
     Attributes:
         tokenizer: a transformers fast tokenizer.
         train, valid: the token streams.
-        corpus: the spec of the corpus.
-        fingerprint: hex digest of the corpus, the tokenizer and what bounds the splits.
     """
 
     tokenizer: PreTrainedTokenizerFast
     train: TokenFile
     valid: TokenFile
-    corpus: str
-    fingerprint: str
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What is trained on, whatever it is called and wherever it lies: digests of both streams and the vocabulary.
+
+        They are of content alone, so that a run goes on with a copy of its data in another place.
+        """
+        words = sorted(self.tokenizer.get_vocab().items(), key=lambda word: word[1])
+        return {
+            "train split": self.train.sha256,
+            "valid split": self.valid.sha256,
+            "tokenizer": digest(words, eos_id(self.tokenizer)),
+        }
 
 
 def prepare(
@@ -75,14 +149,18 @@ def prepare(
     opened, cache_dir = open_corpus(corpus), cache_dir or default_cache_dir()
     _check_max_tokens(max_tokens)
     trained = _tokenizer(opened, tokenizer, cache_dir, max_tokens, progress)
-    bounds = (max_tokens, None if max_tokens is None else max(max_tokens // 20, MIN_VALID_TOKENS))
+    bounds = (max_tokens, valid_bound(max_tokens))
     splits: tuple[Split, Split] = ("train", "valid")
     train, valid = (
         prepare_split(opened, split, trained, cache_dir=cache_dir, max_tokens=bound, progress=progress)
         for split, bound in zip(splits, bounds, strict=True)
     )
-    fingerprint = digest(train.path.parent.name, valid.path.parent.name)
-    return PreparedData(tokenizer=trained, train=train, valid=valid, corpus=corpus, fingerprint=fingerprint)
+    return PreparedData(tokenizer=trained, train=train, valid=valid)
+
+
+def valid_bound(max_tokens: int | None) -> int | None:
+    """The bound on a valid split beside a train split of max_tokens."""
+    return None if max_tokens is None else max(max_tokens // 20, MIN_VALID_TOKENS)
 
 
 def prepare_split(
@@ -92,6 +170,7 @@ def prepare_split(
     *,
     cache_dir: Path | None = None,
     max_tokens: int | None = None,
+    ended: bool = True,
     progress: Progress | None = None,
 ) -> TokenFile:
     """Tokenise one split with a tokenizer at hand, for instance that of a saved model; cached like `prepare`.
@@ -104,7 +183,9 @@ def prepare_split(
         split: of the corpus.
         tokenizer: a fast tokenizer with an eos_token.
         cache_dir: as `prepare` takes it.
-        max_tokens: bound on this split, at least 3; its last document is cut, and ended all the same.
+        max_tokens: bound on this split, at least 3; its last document is cut.
+        ended: end a document that is cut all the same, as training wants it. Else the file is the first max_tokens
+            tokens of the whole one, and its words and bytes are exactly those that its targets make up.
         progress: called with (split, tokens done, max_tokens).
 
     Raises:
@@ -114,12 +195,14 @@ def prepare_split(
     opened = open_corpus(corpus) if isinstance(corpus, str) else corpus
     _check_max_tokens(max_tokens)
     identity = (text_encoder(tokenizer).to_str(), eos_id(tokenizer))
-    key = digest(FORMAT, opened.fingerprint(), split, identity, max_tokens)
+    broken_off = max_tokens is not None and not ended
+    key = digest(FORMAT, opened.fingerprint(), split, identity, max_tokens, *(["broken off"] if broken_off else []))
 
     def build(folder: Path) -> None:
-        write_split(folder, opened, split, tokenizer, max_tokens, progress)
+        write_split(folder, opened, split, tokenizer, Bound(max_tokens, ended), progress)
 
-    folder = cached_folder(cache_dir or default_cache_dir(), f"{split}-{key}", _holds_tokens, build)
+    is_whole = _holds_tokens if ended else _holds_sized_tokens
+    folder = cached_folder(cache_dir or default_cache_dir(), f"{split}-{key}", is_whole, build)
     return dataclasses.replace(open_token_file(folder), corpus=opened.spec)
 
 
@@ -155,6 +238,10 @@ def _holds_tokens(folder: Path) -> bool:
     except (OSError, ValueError, TypeError):
         return False
     return True
+
+
+def _holds_sized_tokens(folder: Path) -> bool:
+    return _holds_tokens(folder) and open_token_file(folder).num_bytes is not None
 
 
 def _holds_tokenizer(folder: Path) -> bool:

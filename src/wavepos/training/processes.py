@@ -40,6 +40,15 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(flags.item())
 
 
+def each_process(value: float) -> list[float]:
+    """The value of every process, in all of them."""
+    if not _joined():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def wait_for_all() -> None:
     """Return when every process is here."""
     if _joined():

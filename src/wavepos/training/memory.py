@@ -14,10 +14,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from wavepos.console import console
-from wavepos.data.tokenization import BPE, Saved, load_tokenizer, parse_tokenizer
+from wavepos.data.tokenizers import BPE, Saved, load_tokenizer, parse_tokenizer
 from wavepos.models.context import read_context
-from wavepos.train import build_model
-from wavepos.training_config import TrainConfig, uses_bf16
+from wavepos.training.build import build_model
+from wavepos.training.config import TrainConfig, uses_bf16
 
 GIB = 2.0**30
 STATES = {"adamw": 2, "nag": 1}

@@ -1,0 +1,188 @@
+"""The run directory: the names inside it, its own name, its record, where results come from, and writes that last."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from wavepos.data import PreparedData
+    from wavepos.training.config import TrainConfig
+
+RECORD, MODEL, CHECKPOINTS, TENSORBOARD = "run.json", "model", "checkpoints", "tensorboard"
+"""What lies in a run directory."""
+PLACES = ("corpus", "tokenizer")
+"""Fields of a config that only say where the data lie."""
+NAMED_BY_VALUE = ("query_bias", "wavelet", "direction")
+"""Fields of a position whose value alone says which it is."""
+LONGEST_NAME = 40
+PACKAGES = ("wavepos", "torch", "triton", "transformers", "accelerate", "tokenizers", "lm_eval", "numpy", "PyWavelets")
+
+
+def run_name(config: "TrainConfig") -> str:
+    """The name of a run's directory: [llama-]SIZE-POSITION-CORPUS-SEED, the same for the same config on any machine.
+
+    The position is its method and what it has beyond the defaults: "wavelet", "wavelet-recency", "rotary-theta256";
+    what is long or no plain value is told by a hash.
+    """
+    family = "" if config.model == "baevski-auli" else f"{config.model}-"
+    return f"{family}{config.size}-{position_name(config)}-{slug(config.corpus)}-{config.seed}"
+
+
+def position_name(config: "TrainConfig") -> str:
+    """The position of a run as a part of file names; other positions have other names."""
+    method = config.position["method"]
+    try:
+        default = dataclasses.replace(config, position={"method": method}).position
+    except ValueError:  # a method that cannot do without settings: all of them are named
+        default = {"method": method}
+    ours, plain = (json.loads(json.dumps(position)) for position in (config.position, default))
+    differing = {key: ours[key] for key in sorted(ours) if ours[key] != plain.get(key)}
+    parts = [_named(key, value) for key, value in differing.items()]
+    name = "-".join([method, *(part for part in parts if part is not None)])
+    if None in parts or len(name) > LONGEST_NAME:
+        return f"{method}-{_short_hash(json.dumps(differing, sort_keys=True))}"
+    return name
+
+
+def slug(text: str) -> str:
+    """A text as a part of file names: letters and digits stay; the end of a long one becomes a hash."""
+    plain = "".join(character if character.isalnum() else "-" for character in text)
+    return plain if len(plain) <= 2 * LONGEST_NAME else f"{plain[:LONGEST_NAME]}-{_short_hash(text)}"
+
+
+def finished_run(run_dir: Path) -> dict[str, Any]:
+    """run.json of a finished run.
+
+    Raises:
+        FileNotFoundError: no run there.
+        ValueError: the run is not finished.
+    """
+    path = run_dir / RECORD
+    if not path.exists():
+        raise FileNotFoundError(f"run_dir must be the directory of a run of `wavepos train`: no run.json in {run_dir}")
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if record["status"] != "finished":
+        raise ValueError(f"the run in {run_dir} is not finished: give its `wavepos train` command again")
+    return record
+
+
+def opened_record(config: "TrainConfig", out: Path, data: "PreparedData") -> dict[str, Any]:
+    """run.json of a run directory, begun if there is none; what a record of an older version lacks is filled in.
+
+    Raises:
+        ValueError: the directory holds a run with another config or on other data.
+    """
+    path = out / RECORD
+    record: dict[str, Any] = {"status": "started"}
+    if path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        _check_config(config, record["config"], out, same_data=record.get("data") == data.fingerprint)
+        _check_data(data, record.get("data"), config.corpus, out)
+    completed = record | {"config": json.loads(json.dumps(dataclasses.asdict(config))), "data": data.fingerprint}
+    if completed != record:
+        write_json(path, completed)
+    return completed
+
+
+def _check_config(config: "TrainConfig", theirs: dict[str, Any], out: Path, same_data: bool) -> None:
+    """A field that the record, or its position, does not have counts as its default; the same data may be moved."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    position = dataclasses.replace(config, position=theirs["position"]).position
+    theirs = theirs | {"position": json.loads(json.dumps(position))}
+    ours = json.loads(json.dumps(dataclasses.asdict(config)))
+    for key in sorted({*ours, *theirs} - (set(PLACES) if same_data else set())):
+        there, here = theirs.get(key, defaults.get(key)), ours.get(key)
+        if there != here:
+            raise ValueError(
+                f"{out} holds a run with another config ({key}: {there!r} there, {here!r} here): "
+                f"choose another directory or delete it"
+            )
+
+
+def _check_data(data: "PreparedData", theirs: dict[str, str] | None, corpus: str, out: Path) -> None:
+    changed = [name for name, digest in data.fingerprint.items() if theirs is not None and theirs.get(name) != digest]
+    if changed:
+        raise ValueError(
+            f"{out} holds a run on other data: of corpus {corpus!r} its {' and its '.join(changed)} changed since: "
+            f"restore the text that it began with, or choose another directory or delete it"
+        )
+
+
+def _named(key: str, value: Any) -> str | None:
+    """A field of a position as a part of a name, or None where that would be no plain one."""
+    if key in NAMED_BY_VALUE and isinstance(value, str) and value.isalnum():
+        return value
+    if isinstance(value, bool):
+        return key.replace("_", "") if value else f"no{key.replace('_', '')}"
+    if isinstance(value, int | float) and math.isfinite(value):
+        return f"{key.replace('_', '')}{int(value) if value == int(value) else value!r}"
+    return None
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def environment() -> dict[str, Any]:
+    """Command, commit, versions and hardware of this process, for a result's JSON."""
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that the path holds either the old or the whole new content, whatever happens meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically: a temporary file beside it, flushed to disk, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this runs from, with "+changes" if it is not clean; None outside a checkout."""
+    root = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None or git("ls-files", "--error-unmatch", __file__) is None:
+        return None
+    return f"{commit}+changes" if git("status", "--porcelain", "--untracked-files=no") else commit

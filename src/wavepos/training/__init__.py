@@ -1,0 +1,1 @@
+"""Training: configs and recipes, Trainer with what cut-off runs need, several processes, a memory plan."""

@@ -1,0 +1,64 @@
+"""The model that a run begins with."""
+
+from typing import Any, cast
+
+import torch
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
+
+from wavepos.models import (
+    BaevskiAuliForCausalLM,
+    WaveposLlamaConfig,
+    WaveposLlamaForCausalLM,
+    baevski_auli_config,
+    from_llama,
+    llama_config,
+)
+from wavepos.models.baevski_auli import Size
+from wavepos.models.convert import converted_config
+from wavepos.models.llama_config import LlamaSize
+from wavepos.training.config import TrainConfig
+
+
+def build_model(
+    config: TrainConfig, vocab_size: int, tokenizer: PreTrainedTokenizerFast | None = None
+) -> PreTrainedModel:
+    """The model of a run with its initial weights, which the seed and `start_from` alone decide.
+
+    Args:
+        config: the run.
+        vocab_size: V.
+        tokenizer: a Llama's config names its special tokens, so that `generate` stops where a document ends.
+
+    Raises:
+        ValueError: start_from has fewer words than the tokenizer, or holds no Llama.
+    """
+    set_seed(config.seed)
+    if config.model == "baevski-auli":
+        return BaevskiAuliForCausalLM(baevski_auli_config(cast(Size, config.size), vocab_size, config.position))
+    if config.start_from is not None:
+        return _started(config.start_from, config, vocab_size)
+    model_config = llama_config(cast(LlamaSize, config.size), vocab_size, config.position)
+    model_config.max_position_embeddings = config.seq_len
+    if tokenizer is not None:
+        model_config.bos_token_id = tokenizer.bos_token_id
+        model_config.eos_token_id = tokenizer.eos_token_id
+        model_config.pad_token_id = tokenizer.pad_token_id
+    return WaveposLlamaForCausalLM(model_config)
+
+
+def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTrainedModel:
+    """The model that a run begins with, in float32; without weights where tensors have no storage."""
+    theirs: Any = AutoConfig.from_pretrained(start_from)
+    ours = theirs.model_type == WaveposLlamaConfig.model_type
+    if theirs.vocab_size < vocab_size:
+        raise ValueError(
+            f"start_from must have a vocabulary of at least the tokenizer's {vocab_size:,} words, "
+            f"got {theirs.vocab_size:,}"
+        )
+    if torch.empty(0).is_meta:  # the dry run's
+        if ours:
+            return WaveposLlamaForCausalLM(AutoConfig.from_pretrained(start_from, position=config.position))
+        return WaveposLlamaForCausalLM(converted_config(theirs, config.position))
+    if ours:
+        return WaveposLlamaForCausalLM.from_pretrained(start_from, position=config.position, dtype=torch.float32)
+    return from_llama(start_from, config.position, dtype=torch.float32)
