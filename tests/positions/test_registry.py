@@ -1,5 +1,6 @@
 """A method of a user's own works wherever ours do: in attention, in both families of models, in files, by name."""
 
+import doctest
 import json
 import subprocess
 import sys
@@ -278,3 +279,10 @@ def test_help_texts_name_every_method() -> None:
         text = source[source.index(command) :]
         text = text[: text.index("corpus: str")]
         assert [method for method in METHODS if method not in text] == []
+
+
+def test_the_example_of_register_position_runs(step: type[StepConfig]) -> None:
+    (example,) = (
+        found for found in doctest.DocTestFinder().find(register_position, "register_position") if found.examples
+    )
+    assert doctest.DocTestRunner().run(example).failed == 0
