@@ -14,8 +14,8 @@ from torch import Tensor
 
 from benchmarks.peers import Built, Case, Pass, Peer
 from wavepos import attention
-from wavepos.attention.mask import Mask
-from wavepos.attention.reference import attention_weights
+from wavepos.ops.mask import Mask
+from wavepos.ops.reference import attention_weights
 from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
 
 PARITY_LENGTHS = (1000, 250)

@@ -16,10 +16,10 @@ from torch import Tensor
 from benchmarks.measure import comparison, device_kind, interleaved, peak_bytes
 from benchmarks.parity import Error, judge
 from benchmarks.record import Record, measure_models
-from wavepos.attention import attention
 from wavepos.console import Update
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
 from wavepos.models.baevski_auli import Size
+from wavepos.ops.attention import attention
 from wavepos.positions import METHODS, parse_position
 
 PRECISIONS = ("fp32", "bf16")

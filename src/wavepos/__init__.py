@@ -1,6 +1,6 @@
 """wavepos: wavelet positional representations for Transformers, and every rival behind the same attention call."""
 
-from wavepos.attention import attention
+from wavepos.ops.attention import attention, attention_map
 from wavepos.positions import (
     ALiBi,
     Kerple,
@@ -11,6 +11,7 @@ from wavepos.positions import (
     T5Bias,
     TransformerXLRelative,
     Wavelet,
+    register_position,
 )
 
 __version__ = "0.1.0"
@@ -27,4 +28,6 @@ __all__ = [
     "Wavelet",
     "__version__",
     "attention",
+    "attention_map",
+    "register_position",
 ]

@@ -204,7 +204,7 @@ def test_cached_logits_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_model_that_loses_its_position_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wavepos.attention import attention as attend
+    from wavepos.ops.attention import attention as attend
 
     def without(*tensors: Any, position: Any, **options: Any) -> Any:
         return attend(*tensors, position=NoPE(), **options)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wavepos import attention
-from wavepos.attention.mask import Mask
+from wavepos.ops.mask import Mask
 from wavepos.positions import LearnedRelative, Position, ScoreTerms
 
 

@@ -7,8 +7,8 @@ from torch.nn.functional import softplus
 from yardstick import Case
 
 from wavepos import ALiBi, Kerple, attention
-from wavepos.attention.mask import Mask
-from wavepos.attention.triton import triton_refusal
+from wavepos.ops.fused.backend import triton_refusal
+from wavepos.ops.mask import Mask
 from wavepos.positions import parse_position
 
 

@@ -12,9 +12,9 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from wavepos.attention import attention
 from wavepos.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from wavepos.models.positioned import PositionedConfig
+from wavepos.ops.attention import attention
 from wavepos.positions import Position, PositionLike, parse_position, position_dict
 
 Size = Literal["tiny", "small", "paper"]

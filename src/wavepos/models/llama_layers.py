@@ -8,9 +8,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from wavepos.attention import attention, attention_map
 from wavepos.models.context import Context
 from wavepos.models.llama_config import WaveposLlamaConfig
+from wavepos.ops.attention import attention, attention_map
 from wavepos.positions import NoPE, Position, Rotary
 
 

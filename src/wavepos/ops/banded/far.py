@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wavepos.attention.band import Band
-from wavepos.attention.flash import FlashCall, flash_backward, flash_forward
+from wavepos.ops.banded.band import Band
+from wavepos.ops.banded.flash import FlashCall, flash_backward, flash_forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from wavepos.attention.strides import rows_adjacent
+from wavepos.ops.strides import rows_adjacent
 
 _EFFICIENT_ALIGNMENT = 32
 """The efficient CUDA kernel reads log-sum-exps in rows whose length is a multiple of this."""

@@ -16,7 +16,7 @@ are raw: softmax_scale is not applied yet. Exponentials have base 2.
 import triton
 import triton.language as tl
 
-from wavepos.attention import skew
+from wavepos.ops.fused import skew
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # as it stands when the kernels below are decorated
 SKEW = tl.constexpr(skew.SKEW)

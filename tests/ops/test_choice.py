@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from wavepos import ALiBi, NoPE, T5Bias, TransformerXLRelative, Wavelet, attention
-from wavepos.attention import choice
-from wavepos.attention.choice import chosen_backend
-from wavepos.attention.mask import Mask
+from wavepos.ops import choice
+from wavepos.ops.choice import chosen_backend
+from wavepos.ops.mask import Mask
 from wavepos.positions import Position
 
 pytest.importorskip("triton", reason="triton is not installed")
-from wavepos.attention import triton as fused
+from wavepos.ops.fused import backend as fused
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WAVELET = Wavelet(64, scales=(1.0, 2.0))

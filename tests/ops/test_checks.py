@@ -18,7 +18,7 @@ from wavepos import (
     Wavelet,
     attention,
 )
-from wavepos.attention import attention_map
+from wavepos.ops.attention import attention_map
 from wavepos.positions import Position, ScoreTerms, build_position, parse_position
 
 B, H, T, D = 2, 4, 30, 16

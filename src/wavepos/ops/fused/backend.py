@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavepos.attention import skew
-from wavepos.attention.derivatives import refuse_forward_mode, refuse_function_transforms
-from wavepos.attention.mask import Mask
-from wavepos.attention.skew import SkewLayout
-from wavepos.attention.strides import rows_adjacent
+from wavepos.ops.derivatives import refuse_forward_mode, refuse_function_transforms
+from wavepos.ops.fused import skew
+from wavepos.ops.fused.skew import SkewLayout
+from wavepos.ops.mask import Mask
+from wavepos.ops.strides import rows_adjacent
 from wavepos.positions.terms import ScoreTerms
 
 LOG2_E = math.log2(math.e)
@@ -121,7 +121,7 @@ def triton_refusal(terms: ScoreTerms, mask: Mask, dropout: float) -> str | None:
 
 def _kernels() -> ModuleType:
     try:
-        from wavepos.attention import triton_kernels
+        from wavepos.ops.fused import kernels as triton_kernels
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] != "triton":
             raise

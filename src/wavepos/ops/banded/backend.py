@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from wavepos.attention.banded_op import banded_operator
-from wavepos.attention.derivatives import refuse_forward_mode, refuse_function_transforms
-from wavepos.attention.mask import Mask, hide
+from wavepos.ops.banded.operator import banded_operator
+from wavepos.ops.derivatives import refuse_forward_mode, refuse_function_transforms
+from wavepos.ops.mask import Mask, hide
 from wavepos.positions.tables import LowRank
 from wavepos.positions.terms import ScoreTerms, at_least_float32
 

@@ -9,7 +9,7 @@ from small_positions import HEAD_DIM, POSITIONS, heads, position
 from torch import Tensor
 
 from wavepos import NoPE, Rotary, T5Bias, attention
-from wavepos.attention import attention_map
+from wavepos.ops.attention import attention_map
 
 
 def times_values(weights: Tensor, v: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from wavepos.attention.mask import Mask, hide
+from wavepos.ops.mask import Mask, hide
 from wavepos.positions.terms import ScoreTerms, at_least_float32
 
 

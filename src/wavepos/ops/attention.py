@@ -6,7 +6,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from wavepos.attention.checks import (
+from wavepos.ops.checks import (
     check_mask,
     check_parameters,
     check_position,
@@ -16,8 +16,8 @@ from wavepos.attention.checks import (
     checked_offset,
     checked_scale,
 )
-from wavepos.attention.choice import REFERENCE_LIMIT, Backend, chosen_backend, require_served
-from wavepos.attention.mask import Mask
+from wavepos.ops.choice import REFERENCE_LIMIT, Backend, chosen_backend, require_served
+from wavepos.ops.mask import Mask
 from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
 
 
@@ -91,21 +91,21 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         terms = _terms(position, q, k, offset, relative_states)
         empty = 0 in (*q.shape, *k.shape)  # nothing to compute, and kernels do not take it
         if isinstance(query_offset, Tensor) and not empty:
-            from wavepos.attention.slots import slot_attention
+            from wavepos.ops.slots import slot_attention
 
             require_served(terms, "slots")
             return slot_attention(terms, v, mask, query_offset, scale)
         match chosen_backend("reference" if empty else backend, terms, mask, dropout):
             case "banded":
-                from wavepos.attention.banded import banded_attention
+                from wavepos.ops.banded.backend import banded_attention
 
                 return banded_attention(terms, v, mask, scale, position.factors)
             case "triton":
-                from wavepos.attention.triton import triton_attention
+                from wavepos.ops.fused.backend import triton_attention
 
                 return triton_attention(terms, v, mask, scale, dropout)
             case "reference":
-                from wavepos.attention.reference import reference_attention
+                from wavepos.ops.reference import reference_attention
 
                 return reference_attention(terms, v, mask, scale, dropout)
 
@@ -135,7 +135,7 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
         ValueError, TypeError: as `attention`; a tensor as query_offset, for weights are not looked at in a
             compiled step.
     """
-    from wavepos.attention.reference import attention_weights
+    from wavepos.ops.reference import attention_weights
 
     if isinstance(query_offset, Tensor):
         raise ValueError("attention_map takes an int as query_offset, got a tensor")

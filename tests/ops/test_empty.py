@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from wavepos import NoPE, attention
-from wavepos.attention import attention_map
+from wavepos.ops.attention import attention_map
 
 SHAPES = {
     "no query": ((2, NUM_HEADS, 0, HEAD_DIM), (2, 2, 7, HEAD_DIM)),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wavepos.attention.band import Window
-from wavepos.attention.tile import Block, NearCall, Sheet, hidden_score, stacked, tiles
+from wavepos.ops.banded.band import Window
+from wavepos.ops.banded.tile import Block, NearCall, Sheet, hidden_score, stacked, tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as random_dropout
 
-from wavepos.attention.mask import Mask, hide
+from wavepos.ops.mask import Mask, hide
 from wavepos.positions.terms import ScoreTerms
 
 

@@ -21,11 +21,11 @@ from wavepos import (
     Wavelet,
     attention,
 )
-from wavepos.attention.mask import Mask
+from wavepos.ops.mask import Mask
 from wavepos.positions import Position, ScoreTerms
 
 pytest.importorskip("triton", reason="triton is not installed")
-from wavepos.attention.triton import triton_attention
+from wavepos.ops.fused.backend import triton_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE == "cuda" else [])  # the interpreter's is wrong
@@ -268,8 +268,8 @@ def test_interpreter_refuses_bfloat16() -> None:
 
 
 def test_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "wavepos.attention.triton_kernels", raising=False)
-    monkeypatch.delattr(sys.modules["wavepos.attention"], "triton_kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "wavepos.ops.fused.kernels", raising=False)
+    monkeypatch.delattr(sys.modules["wavepos.ops.fused"], "kernels", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
     q, k, v, _ = case(20).inputs()
     with pytest.raises(ImportError, match="needs the package triton: pip install triton"):

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavepos.attention.band import Band, aligned
-from wavepos.attention.far import FarCall, far_backward, far_forward
-from wavepos.attention.mask import Mask
-from wavepos.attention.near import NearGrads, near_backward, near_forward
-from wavepos.attention.tile import NearCall
+from wavepos.ops.banded.band import Band, aligned
+from wavepos.ops.banded.far import FarCall, far_backward, far_forward
+from wavepos.ops.banded.near import NearGrads, near_backward, near_forward
+from wavepos.ops.banded.tile import NearCall
+from wavepos.ops.mask import Mask
 
 SHORT = 2048
 """Keys up to which everything is near on a CPU."""

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wavepos.attention.mask import Mask
+from wavepos.ops.mask import Mask
 from wavepos.positions.terms import ScoreTerms
 
 Backend = Literal["auto", "banded", "triton", "reference"]
@@ -56,7 +56,7 @@ def chosen_backend(
         ValueError: the named backend does not serve the call or one of its terms, or none does within the reference's
             limit.
     """
-    from wavepos.attention.banded import banded_refusal
+    from wavepos.ops.banded.backend import banded_refusal
 
     if backend in ("triton", "reference"):
         require_served(terms, backend)
@@ -90,7 +90,7 @@ def _takes_triton(terms: ScoreTerms, mask: Mask, dropout: float) -> bool:
         return False
     if unserved(terms, "triton"):
         return False
-    from wavepos.attention.triton import triton_refusal
+    from wavepos.ops.fused.backend import triton_refusal
 
     try:
         refusal = triton_refusal(terms, mask, dropout)
@@ -140,8 +140,8 @@ def _unproven(device: torch.device, dtype: torch.dtype, head_dim: int, why: str)
 
 def _proof(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[Tensor]:
     """The output and the gradients of q, k, v, r and the table of a small call with grouped heads."""
-    from wavepos.attention.reference import reference_attention
-    from wavepos.attention.triton import triton_attention
+    from wavepos.ops.fused.backend import triton_attention
+    from wavepos.ops.reference import reference_attention
 
     generator = torch.Generator().manual_seed(0)  # the user's own stay as they are
 

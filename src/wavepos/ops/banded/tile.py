@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wavepos.attention.band import Band, Layout, Window
-from wavepos.attention.mask import Mask
+from wavepos.ops.banded.band import Band, Layout, Window
+from wavepos.ops.mask import Mask
 
 _CPU_SCORES = 1 << 19
 _GPU_SCORES = 1 << 26

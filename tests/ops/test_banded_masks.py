@@ -6,8 +6,8 @@ from small_positions import HEAD_DIM, POSITIONS, heads, position
 from yardstick import Case, assert_within
 
 from wavepos import Wavelet, attention
-from wavepos.attention.banded_op import _call
-from wavepos.attention.mask import Mask
+from wavepos.ops.banded.operator import _call
+from wavepos.ops.mask import Mask
 
 LENGTH = 150
 

@@ -42,7 +42,7 @@ def test_strides_do_not_matter(
     name: str, path: str, q_layout: Any, k_layout: Any, v_layout: Any, grad_layout: Any, half: bool
 ) -> None:
     position, head_dim = POSITIONS[name]
-    short = importlib.import_module("wavepos.attention.banded_op")
+    short = importlib.import_module("wavepos.ops.banded.operator")
     generator = torch.Generator().manual_seed(0)
     queries, offset = (1, 79) if path == "one query" else (70, 10)
     q, grad = (torch.randn(2, 4, queries, head_dim, generator=generator) for _ in range(2))
@@ -93,7 +93,7 @@ class Copies(TorchDispatchMode):
 
 
 def test_the_layouts_of_models_are_not_copied() -> None:
-    from wavepos.attention.flash import FlashCall, flash_backward, flash_forward
+    from wavepos.ops.banded.flash import FlashCall, flash_backward, flash_forward
 
     plain = torch.randn(2, 4, 40, 8)
     for x in (plain, plain.transpose(1, 2).contiguous().transpose(1, 2), plain[:, :, 5:]):

@@ -7,8 +7,8 @@ import torch
 from small_positions import HEAD_DIM, position
 
 from wavepos import NoPE, attention
-from wavepos.attention import attention_map
-from wavepos.attention.mask import Mask
+from wavepos.ops.attention import attention_map
+from wavepos.ops.mask import Mask
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from wavepos import NoPE, Wavelet, attention
-from wavepos.attention import attention_map
-from wavepos.attention.choice import SERVED
+from wavepos.ops.attention import attention_map
+from wavepos.ops.choice import SERVED
 from wavepos.positions import Position, ScoreTerms
 
 Extended: Any = dataclasses.make_dataclass(

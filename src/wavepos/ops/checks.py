@@ -8,7 +8,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from wavepos.attention.mask import Mask
+from wavepos.ops.mask import Mask
 from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
 
 LAYOUT = "[batch, heads, length, head_dim]"

@@ -9,10 +9,10 @@ from torch.utils.checkpoint import checkpoint
 from yardstick import Case
 
 from wavepos import LearnedRelative, NoPE, T5Bias, Wavelet, attention
-from wavepos.attention.banded import banded_attention
-from wavepos.attention.banded_op import backward_operator, banded_operator
-from wavepos.attention.mask import Mask
-from wavepos.attention.reference import reference_attention
+from wavepos.ops.banded.backend import banded_attention
+from wavepos.ops.banded.operator import backward_operator, banded_operator
+from wavepos.ops.mask import Mask
+from wavepos.ops.reference import reference_attention
 from wavepos.positions import ScoreTerms
 from wavepos.positions.tables import low_rank, row_tolerance
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavepos.attention import skew
-from wavepos.attention.skew import SkewLayout
+from wavepos.ops.fused import skew
+from wavepos.ops.fused.skew import SkewLayout
 
 SHAPES = [(37, 9, 0), (1, 5, 30), (48, 50, 7), (33, 1, 0), (16, 17, 1000)]
 
