@@ -192,7 +192,7 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         return_dict: bool = True,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Loss or logits.
+        """Loss and logits.
 
         Args:
             input_ids: [B,T].
@@ -203,12 +203,14 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
             logits_to_keep: logits of that many last positions only; 0: of all.
             return_dict: outputs are always named; False is refused.
             kwargs: shift_labels [B,T], the target of each position, in place of labels (no argument of its own: Trainer
-                would look for it in every batch); cache_position, not read, for the cache knows its slots.
+                would look for it in every batch); skip_logits, whether to leave the logits out: None (where nothing is
+                said) leaves them out in training with labels, for the loss needs no logits over all V words;
+                cache_position, not read, for the cache knows its slots.
 
         Returns:
-            loss (mean nats a target) if labels are given, else logits: log p, float32 [B,T,V].
+            loss: mean nats per target, if labels are given; logits: log p, float32 [B,T,V], unless left out.
         """
-        if unknown := sorted(set(kwargs) - {"shift_labels", "cache_position"}):
+        if unknown := sorted(set(kwargs) - {"shift_labels", "skip_logits", "cache_position"}):
             raise TypeError(f"{type(self).__name__} takes no argument {unknown[0]!r}")
         shift_labels: Tensor | None = kwargs.get("shift_labels")
         if not return_dict:
@@ -218,12 +220,16 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         hidden_BTC = self._hidden(input_ids, attention_mask, past_key_values)
         if labels is not None and shift_labels is None:
             shift_labels = pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+        skip_logits: bool | None = kwargs.get("skip_logits")
+        if skip_logits is None:
+            skip_logits = self.training and shift_labels is not None
+        loss = logits = None
         if shift_labels is not None:
-            losses_N = self._losses(hidden_BTC, shift_labels)
             scored = (shift_labels != IGNORED_LABEL).sum()
-            return CausalLMOutputWithPast(loss=losses_N.sum() / scored, past_key_values=past_key_values)
-        logits = self.softmax.log_probabilities(hidden_BTC[:, -logits_to_keep:], self.embedding)
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+            loss = self._losses(hidden_BTC, shift_labels).sum() / scored
+        if not skip_logits:
+            logits = self.softmax.log_probabilities(hidden_BTC[:, -logits_to_keep:], self.embedding)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
     def token_losses(self, input_ids: Tensor, shift_labels: Tensor) -> Tensor:
         """−log p of each target, in nats, float32 [B,T]; zero where the target is −100."""

@@ -4,7 +4,18 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 from wavepos.positions import PositionConfig, position_dict
 
@@ -32,3 +43,31 @@ def _merged(saved: Any, given: str | Mapping[str, Any] | PositionConfig) -> dict
     if isinstance(saved, Mapping) and saved.get("method") == fields.get("method"):
         return {**saved, **fields}
     return fields
+
+
+def register(
+    config: type[PositionedConfig],
+    *,
+    causal_lm: type[PreTrainedModel],
+    base: type[PreTrainedModel] | None = None,
+    classifier: type[PreTrainedModel] | None = None,
+) -> None:
+    """Make a family known to transformers: to its Auto classes, and by name where it asks for names.
+
+    Trainer's label smoothing shifts labels, and pipelines accept a model, only for class names in transformers' tables
+    of names, which `AutoModelForCausalLM.register` leaves as they are.
+
+    Args:
+        config: the family's config.
+        causal_lm: its language model.
+        base: its model without a head.
+        classifier: its model for sequence classification.
+    """
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModelForCausalLM.register(config, causal_lm, exist_ok=True)
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type] = causal_lm.__name__
+    if base is not None:
+        AutoModel.register(config, base, exist_ok=True)
+    if classifier is not None:
+        AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[config.model_type] = classifier.__name__
