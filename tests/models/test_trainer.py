@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_llama import config, small_llama, tokens
+from small_llama import config, tokens
+from small_models import FAMILIES, small
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.models.auto.modeling_auto import (
@@ -13,20 +14,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from wavepos.models import BaevskiAuliConfig, BaevskiAuliForCausalLM, WaveposLlamaForSequenceClassification
-
-FAMILIES = ["llama", "baevski-auli", "baevski-auli-adaptive"]
-
-
-def small(family: str) -> Any:
-    if family == "llama":
-        return small_llama()
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    cutoffs = (20, 50) if family.endswith("adaptive") else ()
-    return BaevskiAuliForCausalLM(
-        BaevskiAuliConfig(vocab_size=97, intermediate_size=128, cutoffs=cutoffs, adaptive_factor=2, **sizes)
-    ).eval()
+from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForSequenceClassification
 
 
 def smoothed(logits_BTV: Tensor, targets_BT: Tensor, epsilon: float) -> Tensor:

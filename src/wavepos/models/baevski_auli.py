@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal, final, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from wavepos.attention import attention
 from wavepos.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from wavepos.models.positioned import PositionedConfig
+from wavepos.models.positioned import PositionedConfig, PositionedGenerationMixin
 from wavepos.positions import LearnedRelativeConfig, Position, build_position, parse_position, position_dict
 
 Size = Literal["tiny", "small", "paper"]
@@ -156,7 +156,7 @@ class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transfor
 
 
 @final
-class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc] # transformers is untyped here
+class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # type: ignore[misc] # transformers is untyped here
     """Decoder LM: embeddings × √d, pre-norm layers without a final norm, (adaptive) softmax tied to the embedding.
 
     Deviates from the paper: no; the paper's code is fairseq's, whose sizes, ties and initial values are kept.
@@ -252,7 +252,7 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         key_padding_mask = None if attention_mask is None else attention_mask.bool()
         x_BTC: Tensor = self.embedding(input_ids) * math.sqrt(self.config.hidden_size)
         x_BTC = dropout(x_BTC, self.config.dropout, self.training)
-        for index in range(len(self.layers)):
+        for index in range(min(self.config.num_hidden_layers, len(self.layers))):  # fewer where a draft exits early
             x_BTC = self.layer(index, x_BTC, key_padding_mask, past_key_values)
         return x_BTC
 
@@ -261,6 +261,11 @@ class BaevskiAuliForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[
         targets = shift_labels.where(scored, 0).flatten()
         losses_N = self.softmax.losses(hidden_BTC.flatten(0, 1), targets, self.embedding)
         return losses_N.view_as(shift_labels) * scored
+
+    @property
+    def model(self) -> "BaevskiAuliForCausalLM":
+        """The body below the head, by the name of `base_model_prefix`: the model itself, which has both in one."""
+        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRMSN
 from wavepos.models.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
 from wavepos.models.llama_config import WaveposLlamaConfig
 from wavepos.models.llama_layers import RelativeProjection, WaveposLlamaDecoderLayer
+from wavepos.models.positioned import PositionedGenerationMixin
 from wavepos.models.remote_code import AUTO_MAP, write_remote_code
 from wavepos.positions import Position, Rotary, build_position, parse_position
 
@@ -135,7 +136,7 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
             output_attentions = bool(self.config.output_attentions)
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
-        layers: Any = self.layers
+        layers: Any = self.layers[: self.config.num_hidden_layers]  # fewer where a draft of `generate` exits early
         _check_padding(layers[0].self_attn.position, context)
         states: tuple[Tensor, ...] = ()  # filled only where asked for: they hold the memory of every layer
         maps: tuple[Tensor, ...] = ()
@@ -164,7 +165,7 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
 
 
 @final
-class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, GenerationMixin):  # type: ignore[misc] # as above
+class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, PositionedGenerationMixin):
     """Llama as a language model, with any positional method: `LlamaForCausalLM`, but for the name of the class."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}

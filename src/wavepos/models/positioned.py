@@ -1,5 +1,6 @@
-"""What the configs of our models share: a position that stands in config.json and can be changed while loading."""
+"""What both families share: the config's field `position`, how they generate, how transformers comes to know them."""
 
+import functools
 from abc import ABC
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    GenerationMixin,
     PreTrainedModel,
 )
 from transformers.configuration_utils import PreTrainedConfig
@@ -18,6 +20,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from wavepos.positions import PositionConfig, position_dict
+
+_READ_BY_GENERATE = {"tokenizer", "assistant_tokenizer"}
 
 
 class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transformers is untyped here
@@ -43,6 +47,16 @@ def _merged(saved: Any, given: str | Mapping[str, Any] | PositionConfig) -> dict
     if isinstance(saved, Mapping) and saved.get("method") == fields.get("method"):
         return {**saved, **fields}
     return fields
+
+
+class PositionedGenerationMixin(GenerationMixin):  # type: ignore[misc] # transformers is untyped here
+    """transformers' `generate` for models that refuse arguments they do not know."""
+
+    @functools.wraps(GenerationMixin.prepare_inputs_for_generation)  # transformers reads its signature
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, without what `generate` hands to every step and reads itself."""
+        own = {name: value for name, value in kwargs.items() if name not in _READ_BY_GENERATE}
+        return super().prepare_inputs_for_generation(*args, **own)
 
 
 def register(
