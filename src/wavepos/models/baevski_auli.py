@@ -35,10 +35,16 @@ class BaevskiAuliConfig(PositionedConfig):
         cutoffs: bands of the adaptive input and softmax; empty: one tied embedding.
         adaptive_factor: by what each band is narrower.
         position: a method's name or its JSON object, such as {"method": "wavelet", "query_bias": "recency"}.
+        use_cache: keep keys and values where the caller does not say; in evaluation only.
+        pad_token_id, bos_token_id, eos_token_id: as everywhere.
+
+    Raises:
+        ValueError: sizes that do not fit, an unknown position, an unknown field or one that would have no effect.
     """
 
     model_type = "wavepos_baevski_auli"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]  # Trainer adds it to a list
+    unserved: ClassVar[dict[str, str]] = {"tie_word_embeddings": "the softmax reads the one parameter of the embedding"}
 
     def __init__(  # noqa: PLR0913 - a transformers config: one argument a property
         self,
@@ -54,6 +60,10 @@ class BaevskiAuliConfig(PositionedConfig):
         cutoffs: Sequence[int] = (20000, 60000),
         adaptive_factor: int = 4,
         position: str | Mapping[str, Any] = "wavelet",
+        use_cache: bool = True,
+        pad_token_id: int | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: int | list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         if hidden_size % num_attention_heads:
@@ -71,9 +81,12 @@ class BaevskiAuliConfig(PositionedConfig):
         self.softmax_dropout = softmax_dropout
         self.cutoffs = list(cutoffs)
         self.adaptive_factor = adaptive_factor
-        self.position = position_dict(parse_position(position))
-        kwargs.setdefault("tie_word_embeddings", False)  # tied by construction: one parameter, read twice
-        super().__init__(**kwargs)
+        self.use_cache = use_cache
+        self.pad_token_id = pad_token_id
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        self.tie_word_embeddings = False  # one parameter by construction: nothing to tie
+        super().__init__(position=position_dict(parse_position(position)), **kwargs)
 
 
 def baevski_auli_config(size: Size, vocab_size: int, position: str | Mapping[str, Any]) -> BaevskiAuliConfig:
@@ -199,7 +212,7 @@ class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # typ
             attention_mask: [B,S], 1 where a key takes part (padding).
             labels: [B,T], the input itself: shifted here; −100 is not scored.
             past_key_values: a cache; it then holds the keys and values of this call too.
-            use_cache: make a cache if none is given.
+            use_cache: make a cache if none is given; None: config.use_cache, but not in training.
             logits_to_keep: logits of that many last positions only; 0: of all.
             return_dict: outputs are always named; False is refused.
             kwargs: shift_labels [B,T], the target of each position, in place of labels (no argument of its own: Trainer
@@ -215,6 +228,8 @@ class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # typ
         shift_labels: Tensor | None = kwargs.get("shift_labels")
         if not return_dict:
             raise ValueError("return_dict must be True: outputs are always named")
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         hidden_BTC = self._hidden(input_ids, attention_mask, past_key_values)
