@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from wavepos.console import console, progress
 from wavepos.data import PreparedData, prepare
 from wavepos.evaluate import evaluate_protocols, perplexity_record, table_protocols
+from wavepos.models.loading import load_model
 from wavepos.positions import parse_position, position_dict
 from wavepos.provenance import environment, write_json
 from wavepos.train import build_model, train
@@ -167,7 +167,7 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
             update(step, steps, f"loss {loss:.2f}, {speed / 1000:.1f}k tokens/s" if loss is not None else "")
 
         record = train(run, folder, data, observe)
-    model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
+    model: Any = load_model(folder / "model")
     with progress(f"{title}: reading") as update, torch.autocast("cpu", torch.bfloat16, uses_bf16(run.precision)):
         scored = 0
 

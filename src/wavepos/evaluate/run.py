@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-import wavepos.models  # noqa: F401 - registers the models with transformers' Auto classes
 from wavepos.console import Update
 from wavepos.data import prepare_split
 from wavepos.evaluate.perplexity import evaluate_protocols, perplexity_record, table_protocols
+from wavepos.models.loading import load_model
 from wavepos.provenance import environment, write_json
 
 
@@ -42,13 +42,16 @@ def evaluate_run(
         corpus: corpus whose validation split is read; None: the one trained on.
         max_tokens: tokens scored, at most.
         update: told of the progress.
+
+    Raises:
+        ValueError: max_tokens below 1, an unfinished run, or weights that do not fit the model's config.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
     config = finished_run(run_dir)["config"]
     train_len = config["seq_len"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(run_dir / "model").eval().to(device)
+    model: Any = load_model(run_dir / "model").to(device)
     tokenizer = AutoTokenizer.from_pretrained(run_dir / "model")
     tokens = prepare_split(corpus or config["corpus"], "valid", tokenizer)
     stream = tokens.ids[: max_tokens + 1]
