@@ -111,7 +111,7 @@ def _through_layers(model: Any, hidden: Tensor, count: int) -> Tensor:
             hidden, _ = layer(hidden, context)
         return hidden
     for index in range(count):
-        hidden = model.layer(index, hidden)
+        hidden, _ = model.layer(index, hidden)
     return hidden
 
 

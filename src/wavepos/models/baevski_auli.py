@@ -2,20 +2,26 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, pad
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from wavepos.attention import attention
 from wavepos.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from wavepos.models.positioned import PositionedConfig, PositionedGenerationMixin
-from wavepos.positions import LearnedRelativeConfig, Position, build_position, parse_position, position_dict
+from wavepos.models.positioned import (
+    AttentionInputs,
+    PositionedConfig,
+    PositionedGenerationMixin,
+    PositionedPreTrainedModel,
+    layer_positions,
+    relative_projection,
+)
+from wavepos.positions import Position, parse_position, position_dict
 
 Size = Literal["tiny", "small", "paper"]
 IGNORED_LABEL = -100
@@ -88,6 +94,11 @@ class BaevskiAuliConfig(PositionedConfig):
         self.tie_word_embeddings = False  # one parameter by construction: nothing to tie
         super().__init__(position=position_dict(parse_position(position)), **kwargs)
 
+    @property
+    def head_dim(self) -> int:
+        """D, width of a head."""
+        return self.hidden_size // self.num_attention_heads
+
 
 def baevski_auli_config(size: Size, vocab_size: int, position: str | Mapping[str, Any]) -> BaevskiAuliConfig:
     """The config of a named size: "tiny" (the demo), "small" (minutes on one GPU), "paper" (247M parameters)."""
@@ -129,58 +140,44 @@ class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transfor
         relative: nn.Module | None = None,
         key_padding_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
-    ) -> Tensor:
-        """One layer; `relative` projects the relative states of a position that reads them."""
-        attended = self._attend(self.attention_norm(x_BTC), position, relative, key_padding_mask, past_key_values)
-        x_BTC = x_BTC + dropout(attended, self.config.dropout, self.training)
-        active = dropout(self.up(self.ffn_norm(x_BTC)).relu(), self.config.activation_dropout, self.training)
-        return x_BTC + dropout(self.down(active), self.config.dropout, self.training)
-
-    def _attend(
-        self,
-        x_BTC: Tensor,
-        position: Position,
-        relative: nn.Module | None,
-        key_padding_mask: Tensor | None,
-        past_key_values: Cache | None,
-    ) -> Tensor:
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One layer, and its weights [B,H,T,S] where asked for; `relative` projects what a position reads beside q."""
+        normed_BTC = self.attention_norm(x_BTC)
         heads = self.config.num_attention_heads
-        qkv = self.qkv(x_BTC).view(*x_BTC.shape[:2], 3, heads, -1)
+        qkv = self.qkv(normed_BTC).view(*x_BTC.shape[:2], 3, heads, -1)
         q_BHTD, k_BHSD, v_BHSD = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         query_offset = 0
         if past_key_values is not None:
             query_offset = int(past_key_values.get_seq_length(self.layer_index))
             k_BHSD, v_BHSD = past_key_values.update(k_BHSD, v_BHSD, self.layer_index)
-        relative_states = None
-        if relative is not None:
-            relative_states = relative(x_BTC).unflatten(-1, (heads, -1)).transpose(1, 2)
-        out_BHTD = attention(
-            q_BHTD,
-            k_BHSD,
-            v_BHSD,
+        inputs = AttentionInputs(
+            q_BHTD=q_BHTD,
+            k_BGSD=k_BHSD,
+            v_BGSD=v_BHSD,
             position=position,
-            dropout=self.config.attention_dropout if self.training else 0.0,
+            hidden_states=normed_BTC,
+            relative=relative,
             key_padding_mask=key_padding_mask,
+            document_ids=None,
             query_offset=query_offset,
-            relative_states=relative_states,
         )
-        attended: Tensor = self.out(out_BHTD.transpose(1, 2).flatten(2))
-        return attended
+        attended, weights = inputs.attended(self.config, self.training, output_attentions)
+        x_BTC = x_BTC + dropout(self.out(attended), self.config.dropout, self.training)
+        active = dropout(self.up(self.ffn_norm(x_BTC)).relu(), self.config.activation_dropout, self.training)
+        return x_BTC + dropout(self.down(active), self.config.dropout, self.training), weights
 
 
 @final
-class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # type: ignore[misc] # transformers is untyped here
+class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixin):
     """Decoder LM: embeddings × √d, pre-norm layers without a final norm, (adaptive) softmax tied to the embedding.
 
     Deviates from the paper: no; the paper's code is fairseq's, whose sizes, ties and initial values are kept.
     """
 
     config_class = BaevskiAuliConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _no_split_modules = ("DecoderLayer",)
-    _supports_sdpa = True
 
     def __init__(self, config: BaevskiAuliConfig) -> None:
         super().__init__(config)
@@ -188,13 +185,15 @@ class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # typ
             config.vocab_size, config.hidden_size, config.cutoffs, config.adaptive_factor
         )
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
-        with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
-            self.positions = nn.ModuleList(_positions(config))
-            self.relative = nn.ModuleList(_relative_projections(config))
+        self.positions = nn.ModuleList(dict.fromkeys(layer_positions(config)))  # one, where it is the same for all
+        projections = (relative_projection(config, bias=True) for _ in self.layers)
+        self.relative = nn.ModuleList(projection for projection in projections if projection is not None)
         self.softmax = AdaptiveSoftmax(config.hidden_size, len(config.cutoffs), config.softmax_dropout)
+        self.gradient_checkpointing = False
+        self.register_load_state_dict_pre_hook(_spread_shared_position)
         self.post_init()
 
-    def forward(
+    def forward(  # noqa: PLR0913 - the arguments that transformers passes
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
@@ -202,9 +201,11 @@ class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # typ
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        return_dict: bool = True,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Loss and logits.
 
         Args:
@@ -214,7 +215,9 @@ class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # typ
             past_key_values: a cache; it then holds the keys and values of this call too.
             use_cache: make a cache if none is given; None: config.use_cache, but not in training.
             logits_to_keep: logits of that many last positions only; 0: of all.
-            return_dict: outputs are always named; False is refused.
+            output_attentions: return every layer's weights [B,H,T,S], dense.
+            output_hidden_states: return the input of every layer and the last one's output, [B,T,C] each.
+            return_dict: named outputs; None: the config's.
             kwargs: shift_labels [B,T], the target of each position, in place of labels (no argument of its own: Trainer
                 would look for it in every batch); skip_logits, whether to leave the logits out: None (where nothing is
                 said) leaves them out in training with labels, for the loss needs no logits over all V words;
@@ -226,13 +229,15 @@ class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # typ
         if unknown := sorted(set(kwargs) - {"shift_labels", "skip_logits", "cache_position"}):
             raise TypeError(f"{type(self).__name__} takes no argument {unknown[0]!r}")
         shift_labels: Tensor | None = kwargs.get("shift_labels")
-        if not return_dict:
-            raise ValueError("return_dict must be True: outputs are always named")
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        hidden_BTC = self._hidden(input_ids, attention_mask, past_key_values)
+        past_key_values = self.opened_cache(past_key_values, use_cache)
+        mask = None if attention_mask is None else attention_mask.bool()
+        read = self.through_layers(
+            self._embedded(input_ids),
+            lambda index, x_BTC, maps: self.layer(index, x_BTC, mask, past_key_values, maps),
+            output_attentions,
+            output_hidden_states,
+        )
+        hidden_BTC = read.last
         if labels is not None and shift_labels is None:
             shift_labels = pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
         skip_logits: bool | None = kwargs.get("skip_logits")
@@ -244,11 +249,21 @@ class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # typ
             loss = self._losses(hidden_BTC, shift_labels).sum() / scored
         if not skip_logits:
             logits = self.softmax.log_probabilities(hidden_BTC[:, -logits_to_keep:], self.embedding)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        outputs = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values,
+            hidden_states=None if read.hidden_states is None else (*read.hidden_states, hidden_BTC),
+            attentions=read.attentions,
+        )
+        return self.named_or_tuple(outputs, return_dict)
 
     def token_losses(self, input_ids: Tensor, shift_labels: Tensor) -> Tensor:
         """−log p of each target, in nats, float32 [B,T]; zero where the target is −100."""
-        return self._losses(self._hidden(input_ids, None, None), shift_labels)
+        read = self.through_layers(
+            self._embedded(input_ids), lambda index, x_BTC, _: self.layer(index, x_BTC), False, False
+        )
+        return self._losses(read.last, shift_labels)
 
     def layer(
         self,
@@ -256,20 +271,24 @@ class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # typ
         x_BTC: Tensor,
         key_padding_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
-    ) -> Tensor:
-        """The hidden states [B,T,C] after a layer, with its position."""
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The hidden states [B,T,C] after a layer, with its position, and its weights [B,H,T,S] where asked for."""
         position = self.positions[min(index, len(self.positions) - 1)]
         relative = self.relative[index] if len(self.relative) else None
-        hidden: Tensor = self.layers[index](x_BTC, position, relative, key_padding_mask, past_key_values)
-        return hidden
+        after: tuple[Tensor, Tensor | None] = self.layers[index](
+            x_BTC,
+            position,
+            relative,
+            key_padding_mask,
+            past_key_values=past_key_values,
+            output_attentions=output_attentions,
+        )
+        return after
 
-    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
-        key_padding_mask = None if attention_mask is None else attention_mask.bool()
+    def _embedded(self, input_ids: Tensor) -> Tensor:
         x_BTC: Tensor = self.embedding(input_ids) * math.sqrt(self.config.hidden_size)
-        x_BTC = dropout(x_BTC, self.config.dropout, self.training)
-        for index in range(min(self.config.num_hidden_layers, len(self.layers))):  # fewer where a draft exits early
-            x_BTC = self.layer(index, x_BTC, key_padding_mask, past_key_values)
-        return x_BTC
+        return dropout(x_BTC, self.config.dropout, self.training)
 
     def _losses(self, hidden_BTC: Tensor, shift_labels: Tensor) -> Tensor:
         scored = shift_labels != IGNORED_LABEL
@@ -281,6 +300,17 @@ class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # typ
     def model(self) -> "BaevskiAuliForCausalLM":
         """The body below the head, by the name of `base_model_prefix`: the model itself, which has both in one."""
         return self
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *inputs: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """transformers' own; a directory in which layers shared a learned position gives it to every layer."""
+        model, info = super().from_pretrained(source, *inputs, output_loading_info=True, **kwargs)
+        later = {key for key in info["missing_keys"] if key.startswith("positions.")}
+        if later and not any(key.startswith("positions.0.") for key in later):
+            for position in model.positions[1:]:
+                position.load_state_dict(model.positions[0].state_dict())
+            info["missing_keys"] -= later
+        return (model, info) if output_loading_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding
@@ -301,21 +331,10 @@ class BaevskiAuliForCausalLM(PreTrainedModel, PositionedGenerationMixin):  # typ
                 module.reset_parameters()
 
 
-def _relative_projections(config: BaevskiAuliConfig) -> list[nn.Module]:
-    """One projection a layer for a position that reads relative states."""
-    parsed = parse_position(config.position)
-    if not isinstance(parsed, LearnedRelativeConfig):
-        return []
-    width = config.num_attention_heads * parsed.relative_dim
-    return [nn.Linear(config.hidden_size, width) for _ in range(config.num_hidden_layers)]
-
-
-def _positions(config: BaevskiAuliConfig) -> list[Position]:
-    """One position for all layers where it holds nothing a layer would learn for itself, else one a layer."""
-    parsed = parse_position(config.position)
-    head_dim = config.hidden_size // config.num_attention_heads
-    first = build_position(parsed, head_dim=head_dim, num_heads=config.num_attention_heads)
-    if first.shared_by_layers:
-        return [first]
-    others = range(config.num_hidden_layers - 1)
-    return [first, *(build_position(parsed, head_dim=head_dim, num_heads=config.num_attention_heads) for _ in others)]
+def _spread_shared_position(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Give every layer the position of a state dict in which layers shared a learned one (T5's bias, formerly)."""
+    for index in range(1, len(model.positions)):  # type: ignore[arg-type] # a ModuleList
+        own = f"{prefix}positions.{index}."
+        if not any(key.startswith(own) for key in state):
+            first = f"{prefix}positions.0."
+            state |= {own + key.removeprefix(first): x for key, x in state.items() if key.startswith(first)}

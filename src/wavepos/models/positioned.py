@@ -1,13 +1,19 @@
-"""What both families share: the config's field `position`, how they generate, how transformers comes to know them."""
+"""What both families share: the config's field `position`, the positions of layers, attention, generation, names.
+
+Shape suffixes: B batch, H query heads, G key/value heads, T queries, S keys, D head dim, E width of the relative term,
+C width of hidden states.
+"""
 
 import dataclasses
 import functools
 import inspect
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, final
 
+import torch
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -16,13 +22,24 @@ from transformers import (
     GenerationMixin,
     PreTrainedModel,
 )
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from wavepos.positions import PositionConfig, parse_position, position_dict
+from wavepos.attention import attention, attention_map
+from wavepos.positions import (
+    LearnedRelativeConfig,
+    Position,
+    PositionConfig,
+    build_position,
+    parse_position,
+    position_dict,
+)
+
+_Output = TypeVar("_Output")
 
 _READ_BY_GENERATE = {"tokenizer", "assistant_tokenizer"}
 
@@ -101,6 +118,168 @@ def _merged(saved: Any, given: str | Mapping[str, Any] | PositionConfig) -> dict
     if isinstance(saved, Mapping) and saved.get("method") == fields.get("method"):
         return {**saved, **fields}
     return fields
+
+
+@final
+class RelativeProjection(nn.Linear):
+    """The projection of hidden states to what a position that reads relative states multiplies with its table."""
+
+
+def layer_positions(config: Any) -> list[Position]:
+    """The position of each layer: one per layer where it learns something, else one and the same object for all.
+
+    Args:
+        config: a `PositionedConfig` with head_dim, num_attention_heads and num_hidden_layers.
+    """
+
+    def built() -> Position:
+        return build_position(config.position_config, head_dim=config.head_dim, num_heads=config.num_attention_heads)
+
+    with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
+        first = built()
+        if next(first.parameters(), None) is None:
+            return [first] * config.num_hidden_layers
+        return [first, *(built() for _ in range(config.num_hidden_layers - 1))]
+
+
+def relative_projection(config: Any, bias: bool) -> RelativeProjection | None:
+    """The projection of one layer to the relative states [B,T,H·E] of a position that reads them; None for others.
+
+    Args:
+        config: a `PositionedConfig` with hidden_size and num_attention_heads.
+        bias: whether the projection has one.
+    """
+    parsed = config.position_config
+    if not isinstance(parsed, LearnedRelativeConfig):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return RelativeProjection(config.hidden_size, config.num_attention_heads * parsed.relative_dim, bias=bias)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionInputs:
+    """What a layer's attention is computed from: q [B,H,T,D], k and v [B,G,S,D], a position and a mask.
+
+    From hidden_states [B,T,C] `relative` projects the relative states [B,T,H·E] of a position that reads them.
+    """
+
+    q_BHTD: Tensor
+    k_BGSD: Tensor
+    v_BGSD: Tensor
+    position: Position
+    hidden_states: Tensor
+    relative: nn.Module | None
+    key_padding_mask: Tensor | None
+    document_ids: Tensor | None
+    query_offset: int | Tensor
+
+    def attended(self, config: Any, training: bool, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
+        """Attention [B,T,H·D] by the config's implementation and dropout, and its weights [B,H,T,S] where asked for."""
+        q_BHTD = self.q_BHTD
+        relative_states = None
+        if self.relative is not None:
+            relative_states = self.relative(self.hidden_states).unflatten(-1, (q_BHTD.shape[1], -1)).transpose(1, 2)
+        given: dict[str, Any] = {
+            "position": self.position,
+            "key_padding_mask": self.key_padding_mask,
+            "document_ids": self.document_ids,
+            "query_offset": self.query_offset,
+            "relative_states": relative_states,
+        }
+        weights = attention_map(q_BHTD, self.k_BGSD, **given) if output_attentions else None
+        out_BHTD = attention(
+            q_BHTD,
+            self.k_BGSD,
+            self.v_BGSD,
+            dropout=config.attention_dropout if training else 0.0,
+            backend="reference" if config._attn_implementation == "eager" else "auto",
+            **given,
+        )
+        return out_BHTD.transpose(1, 2).flatten(2), weights
+
+
+class LayersOutput(NamedTuple):
+    """The last layer's output [B,T,C]; the input of every layer and the weights [B,H,T,S] of each, where asked for."""
+
+    last: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+
+
+class PositionedPreTrainedModel(PreTrainedModel, ABC):  # type: ignore[misc] # transformers is untyped here
+    """What transformers must know of both families: how to load, save and shard them, what they do not serve."""
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = False
+
+    def through_layers(
+        self,
+        hidden_states: Tensor,
+        layer: Callable[[int, Tensor, bool], tuple[Tensor, Tensor | None]],
+        output_attentions: bool | None,
+        output_hidden_states: bool | None,
+    ) -> LayersOutput:
+        """Hidden states [B,T,C] through the first config.num_hidden_layers layers: fewer where a draft exits early.
+
+        Args:
+            hidden_states: the input of the first layer.
+            layer: (index, its input, whether its weights are asked for) to its output and its weights.
+            output_attentions, output_hidden_states: what is kept; None: what the config says.
+        """
+        keep_maps = bool(self.config.output_attentions if output_attentions is None else output_attentions)
+        keep_states = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        states: tuple[Tensor, ...] = ()  # filled only where asked for: they hold the memory of every layer
+        maps: tuple[Tensor, ...] = ()
+        for index in range(min(self.config.num_hidden_layers, len(self.layers))):
+            states += (hidden_states,) if keep_states else ()
+            hidden_states, weights = layer(index, hidden_states, keep_maps)
+            maps += (weights,) if weights is not None else ()
+        return LayersOutput(hidden_states, states if keep_states else None, maps if keep_maps else None)
+
+    @property
+    def reads_twice(self) -> bool:
+        """Whether layers are run again in the backward pass, which would fill a cache again."""
+        return bool(self.training and self.gradient_checkpointing)
+
+    def opened_cache(self, past_key_values: Cache | None, use_cache: bool | None, *, packed: bool = False) -> Any:
+        """The cache of a call: the given one, or a new one where asked for or, unsaid, where the config has use_cache.
+
+        Args:
+            past_key_values: the given one.
+            use_cache: make one if none is given; None: config.use_cache, but neither in training nor for packed rows.
+            packed: whether rows hold several documents.
+        """
+        if self.reads_twice:
+            return None
+        if past_key_values is not None:
+            return past_key_values
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training and not packed
+        return DynamicCache(config=self.config) if use_cache else None
+
+    def named_or_tuple(self, outputs: _Output, return_dict: bool | None) -> _Output | tuple[Any, ...]:
+        """The outputs by name, or as a tuple where return_dict, or unsaid the config, says so."""
+        named = self.config.return_dict if return_dict is None else return_dict
+        return outputs if named else outputs.to_tuple()  # type: ignore[attr-defined] # transformers' ModelOutput
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: Any, is_init_check: bool = False, allow_all_kernels: bool = False
+    ) -> str:
+        if attn_implementation not in (None, "sdpa", "eager"):
+            raise ValueError(
+                f"attn_implementation must be 'sdpa' (wavepos's attention, exact and linear in memory) or 'eager' (its "
+                f"dense reference), got {attn_implementation!r}: other kernels would leave the positional term out"
+            )
+        return attn_implementation or "sdpa"
+
+    def set_attn_implementation(self, attn_implementation: Any, allow_all_kernels: bool = False) -> None:
+        """Take "sdpa" or "eager" from now on (transformers' own does nothing for models with their own attention)."""
+        self.config._attn_implementation = self._check_and_adjust_attn_implementation(attn_implementation)
 
 
 class PositionedGenerationMixin(GenerationMixin):  # type: ignore[misc] # transformers is untyped here
