@@ -43,8 +43,7 @@ from wavepos.models import (
     llama_config,
 )
 from wavepos.models.baevski_auli import Size
-from wavepos.models.convert import converted_config
-from wavepos.models.llama_config import LlamaSize
+from wavepos.models.llama import LlamaSize, converted_config
 from wavepos.models.loading import load_model
 from wavepos.provenance import environment, write_json
 from wavepos.training_callbacks import CompleteCheckpoints, Observer, StopOnSignal, complete_checkpoint

@@ -9,8 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from wavepos.models.baevski_auli import Size
-from wavepos.models.convert import converted_config
-from wavepos.models.llama_config import LlamaSize, WaveposLlamaConfig, llama_config
+from wavepos.models.llama import LlamaSize, WaveposLlamaConfig, converted_config, llama_config
 from wavepos.positions import parse_position, position_dict
 
 ModelName = Literal["baevski-auli", "llama"]

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from wavepos.models import BaevskiAuliConfig, BaevskiAuliForCausalLM, baevski_auli_config
-from wavepos.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from wavepos.models.baevski_auli.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from wavepos.models.loading import load_model
 from wavepos.positions import METHODS
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from wavepos import attention
-from wavepos.models import positioned
+from wavepos.models import base
 
 
 def layers(model: Any) -> Any:
@@ -81,7 +81,7 @@ def test_eager_is_the_dense_reference(
         backends.append(backend)
         return attention(*tensors, backend=backend, **given)
 
-    monkeypatch.setattr(positioned, "attention", recorded)
+    monkeypatch.setattr(base, "attention", recorded)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x).logits, expected, atol=1e-5, rtol=0.0)
         model(x)

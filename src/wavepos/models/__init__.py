@@ -1,14 +1,15 @@
 """Models for Hugging Face transformers, registered with its Auto classes when this package is imported."""
 
 from wavepos.models.baevski_auli import BaevskiAuliConfig, BaevskiAuliForCausalLM, baevski_auli_config
-from wavepos.models.convert import from_llama
+from wavepos.models.base import register
 from wavepos.models.llama import (
+    WaveposLlamaConfig,
     WaveposLlamaForCausalLM,
     WaveposLlamaForSequenceClassification,
     WaveposLlamaModel,
+    from_llama,
+    llama_config,
 )
-from wavepos.models.llama_config import WaveposLlamaConfig, llama_config
-from wavepos.models.positioned import register
 
 register(BaevskiAuliConfig, causal_lm=BaevskiAuliForCausalLM)
 register(

@@ -12,8 +12,8 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from wavepos.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from wavepos.models.positioned import (
+from wavepos.models.baevski_auli.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from wavepos.models.base import (
     AttentionInputs,
     PositionedConfig,
     PositionedGenerationMixin,

@@ -11,16 +11,16 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRMSNorm
 
-from wavepos.models.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
-from wavepos.models.llama_config import WaveposLlamaConfig
-from wavepos.models.llama_layers import WaveposLlamaDecoderLayer
-from wavepos.models.positioned import (
+from wavepos.models.base import (
     PositionedGenerationMixin,
     PositionedPreTrainedModel,
     RelativeProjection,
     layer_positions,
 )
-from wavepos.models.remote_code import AUTO_MAP, write_remote_code
+from wavepos.models.llama.config import WaveposLlamaConfig
+from wavepos.models.llama.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
+from wavepos.models.llama.layers import WaveposLlamaDecoderLayer
+from wavepos.models.llama.remote_code import AUTO_MAP, write_remote_code
 from wavepos.positions import Position, Rotary
 
 IGNORED_LABEL = -100
@@ -95,7 +95,7 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
         Args:
             input_ids: [B,T].
             attention_mask: [B,S], 1 where a key takes part (padding); S counts the cache's keys too.
-            position_ids: [B,T]; they tell packed documents apart (`models/context.py`).
+            position_ids: [B,T]; they tell packed documents apart (`context.py`).
             past_key_values: a cache; it then holds the keys and values of this call too.
             inputs_embeds: [B,T,C] in place of input_ids.
             use_cache: make a cache if none is given; None: config.use_cache, but neither in training nor packed.

@@ -6,9 +6,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from wavepos.models.context import Context
-from wavepos.models.llama_config import WaveposLlamaConfig
-from wavepos.models.positioned import AttentionInputs, relative_projection
+from wavepos.models.base import AttentionInputs, relative_projection
+from wavepos.models.llama.config import WaveposLlamaConfig
+from wavepos.models.llama.context import Context
 from wavepos.positions import NoPE, Position, Rotary
 
 

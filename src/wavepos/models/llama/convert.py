@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
-from wavepos.models.llama import WaveposLlamaForCausalLM
-from wavepos.models.llama_config import WaveposLlamaConfig
+from wavepos.models.llama.config import WaveposLlamaConfig
+from wavepos.models.llama.model import WaveposLlamaForCausalLM
 from wavepos.models.loading import check_loaded
 from wavepos.positions import RotaryConfig, parse_position, position_dict
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, final, get_args
 
 from transformers import LlamaConfig
 
-from wavepos.models.positioned import PositionedConfig
+from wavepos.models.base import PositionedConfig
 from wavepos.positions import PositionConfig, parse_position, position_dict
 from wavepos.positions.wavelet import WaveletConfig
 from wavepos.wavelets import Sampled, mother_wavelet
