@@ -18,7 +18,7 @@ from benchmarks.parity import Error, judge
 from benchmarks.record import Record, measure_models
 from wavepos.console import Update
 from wavepos.models import WaveposLlamaForCausalLM, llama_config
-from wavepos.models.llama_config import LlamaSize
+from wavepos.models.llama import LlamaSize
 from wavepos.positions import METHODS
 
 PARITY_TOKENS = 96

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from wavepos.console import console, progress
 from wavepos.data import PreparedData, prepare, prepare_split
 from wavepos.evaluate import evaluate_protocols, perplexity_record, table_protocols
 from wavepos.evaluate.run import text_size
+from wavepos.models.loading import load_model
 from wavepos.positions import parse_position, position_dict
 from wavepos.runs import MODEL, environment, opened_record, run_name, write_json
 from wavepos.training.build import build_model
@@ -171,7 +171,7 @@ def _outcome(name: str, run: TrainConfig, folder: Path, data: PreparedData, titl
             update(step, steps, f"loss {loss:.2f}, {speed / 1000:.1f}k tokens/s" if loss is not None else "")
 
         record = train(run, folder, data, observe)
-    model = AutoModelForCausalLM.from_pretrained(folder / MODEL).eval()
+    model: Any = load_model(folder / MODEL)
     scored_text = prepare_split(run.corpus, "valid", data.tokenizer, max_tokens=SCORED_TOKENS + 1, ended=False)
     protocols = table_protocols(_lengths(run.seq_len), run.seq_len)
     with progress(f"{title}: reading") as update, torch.autocast("cpu", torch.bfloat16, uses_bf16(run.precision)):

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from wavepos.models import BaevskiAuliConfig, BaevskiAuliForCausalLM, baevski_auli_config
-from wavepos.models.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from wavepos.models.baevski_auli.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from wavepos.models.loading import load_model
 from wavepos.positions import METHODS
 
 POSITIONS = [*METHODS, {"method": "wavelet", "query_bias": "recency"}]
@@ -175,10 +177,29 @@ def test_a_seed_gives_all_methods_the_same_weights_elsewhere() -> None:
         assert all(torch.equal(states[0][name], state[name]) for state in states), name
 
 
-def test_positions_are_shared_by_layers_unless_a_layer_learns_its_own() -> None:
-    assert len(tiny("wavelet").positions) == len(tiny("t5").positions) == 1
-    for position in ("shaw", "transformer_xl", "learned_relative", {"method": "wavelet", "query_bias": "zeros"}):
-        assert len(tiny(position).positions) == 2
+def test_a_position_that_learns_is_one_per_layer_and_one_for_all_otherwise() -> None:
+    for position in POSITIONS:
+        model = tiny(position)
+        learns = any(True for _ in model.positions.parameters())
+        assert len(model.positions) == (2 if learns else 1), position
+    assert [len(tiny(position).positions) for position in ("wavelet", "t5", "shaw")] == [1, 2, 2]
+
+
+def test_a_checkpoint_whose_layers_share_t5s_bias_gives_it_to_every_layer(tmp_path: Path) -> None:
+    model = tiny("t5")
+    torch.nn.init.normal_(model.positions[0].weight)
+    torch.nn.init.zeros_(model.positions[1].weight)
+    shared = {key: x for key, x in model.state_dict().items() if not key.startswith("positions.1.")}
+    model.save_pretrained(tmp_path)
+    save_file(shared, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    by_state_dict = tiny("t5")
+    by_state_dict.load_state_dict(shared)
+    for loaded in (by_state_dict, load_model(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)):
+        for position in loaded.positions:
+            assert torch.equal(position.weight, model.positions[0].weight)
+    torch.nn.init.normal_(model.positions[1].weight)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(load_model(tmp_path).positions[1].weight, model.positions[1].weight)
 
 
 def test_initial_values_are_fairseqs() -> None:

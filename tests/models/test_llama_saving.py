@@ -133,17 +133,6 @@ def test_serving_engines_are_told_that_the_attention_cannot_be_swapped() -> None
     assert not WaveposLlamaForCausalLM._supports_flash_attn
 
 
-@pytest.mark.parametrize("implementation", ["flash_attention_2", "flex_attention", "paged|eager"])
-def test_other_attention_kernels_are_refused_by_name(implementation: str, tmp_path: Path) -> None:
-    model = small_llama()
-    model.save_pretrained(tmp_path)
-    match = f"attn_implementation must be 'sdpa' .* or 'eager' .*, got '{implementation}'".replace("|", r"\|")
-    with pytest.raises(ValueError, match=match):
-        AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=implementation)
-    with pytest.raises(ValueError, match=match):
-        model.set_attn_implementation(implementation)
-
-
 def test_context_parallel_hooks_are_refused() -> None:
     from accelerate.big_modeling import _attach_context_parallel_hooks
 

@@ -18,12 +18,11 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 from torch import nn
-from transformers import AutoModelForCausalLM
 
-import wavepos.models  # noqa: F401 - registers the models with transformers' Auto classes
 from wavepos.console import Update
 from wavepos.evaluate.harness_plan import BY_LENGTH, RULER, HarnessConfig, Step, steps
 from wavepos.evaluate.harness_step import measured, quiet_lm_eval
+from wavepos.models.loading import load_model
 from wavepos.runs import MODEL, RECORD, environment, finished_run, write_json
 
 
@@ -48,7 +47,7 @@ def harness(path: Path, config: HarnessConfig, out: Path | None = None, update: 
     directory = model_directory(path)
     _check_known(config.tasks)
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True).eval().to(device)
+    model = load_model(directory, local_files_only=True).to(device)
     out = out or path / f"harness-{'-'.join(config.tasks)}.json"
     record: dict[str, Any] = {"model": str(path), "config": asdict(config), "finished": False, "results": []}
     record["environment"] = environment()

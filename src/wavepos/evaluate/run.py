@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-import wavepos.models  # noqa: F401 - registers the models with transformers' Auto classes
 from wavepos.console import Update
 from wavepos.data import TokenFile, prepare_split
 from wavepos.data.preparation import valid_bound
 from wavepos.evaluate.perplexity import TextSize, evaluate_protocols, perplexity_record, table_protocols
+from wavepos.models.loading import load_model
 from wavepos.runs import MODEL, environment, finished_run, slug, write_json
 
 
@@ -26,13 +26,16 @@ def evaluate_run(
         corpus: corpus whose validation split is read; None: the one trained on, bounded as in training.
         max_tokens: tokens scored, at most, of the beginning of the split; None: all.
         update: told of the progress.
+
+    Raises:
+        ValueError: max_tokens below 1, an unfinished run, or weights that do not fit the model's config.
     """
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
     config = finished_run(run_dir)["config"]
     train_len = config["seq_len"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(run_dir / MODEL).eval().to(device)
+    model: Any = load_model(run_dir / MODEL).to(device)
     tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
     bound = valid_bound(config["max_tokens"]) if corpus is None else None
     corpus = corpus or config["corpus"]

@@ -1,22 +1,23 @@
 """Models for Hugging Face transformers, registered with its Auto classes when this package is imported."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
-
 from wavepos.models.baevski_auli import BaevskiAuliConfig, BaevskiAuliForCausalLM, baevski_auli_config
-from wavepos.models.convert import from_llama
+from wavepos.models.base import register
 from wavepos.models.llama import (
+    WaveposLlamaConfig,
     WaveposLlamaForCausalLM,
     WaveposLlamaForSequenceClassification,
     WaveposLlamaModel,
+    from_llama,
+    llama_config,
 )
-from wavepos.models.llama_config import WaveposLlamaConfig, llama_config
 
-AutoConfig.register(BaevskiAuliConfig.model_type, BaevskiAuliConfig, exist_ok=True)
-AutoModelForCausalLM.register(BaevskiAuliConfig, BaevskiAuliForCausalLM, exist_ok=True)
-AutoConfig.register(WaveposLlamaConfig.model_type, WaveposLlamaConfig, exist_ok=True)
-AutoModel.register(WaveposLlamaConfig, WaveposLlamaModel, exist_ok=True)
-AutoModelForCausalLM.register(WaveposLlamaConfig, WaveposLlamaForCausalLM, exist_ok=True)
-AutoModelForSequenceClassification.register(WaveposLlamaConfig, WaveposLlamaForSequenceClassification, exist_ok=True)
+register(BaevskiAuliConfig, causal_lm=BaevskiAuliForCausalLM)
+register(
+    WaveposLlamaConfig,
+    causal_lm=WaveposLlamaForCausalLM,
+    base=WaveposLlamaModel,
+    classifier=WaveposLlamaForSequenceClassification,
+)
 
 __all__ = [
     "BaevskiAuliConfig",

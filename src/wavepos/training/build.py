@@ -14,8 +14,8 @@ from wavepos.models import (
     llama_config,
 )
 from wavepos.models.baevski_auli import Size
-from wavepos.models.convert import converted_config
-from wavepos.models.llama_config import LlamaSize
+from wavepos.models.llama import LlamaSize, converted_config
+from wavepos.models.loading import load_model
 from wavepos.training.config import TrainConfig
 
 
@@ -48,7 +48,7 @@ def build_model(
 
 def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTrainedModel:
     """The model that a run begins with, in float32; without weights where tensors have no storage."""
-    theirs: Any = AutoConfig.from_pretrained(start_from)
+    theirs: Any = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
     ours = theirs.model_type == WaveposLlamaConfig.model_type
     if theirs.vocab_size < vocab_size:
         raise ValueError(
@@ -57,8 +57,9 @@ def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTraine
         )
     if torch.empty(0).is_meta:  # the dry run's
         if ours:
-            return WaveposLlamaForCausalLM(AutoConfig.from_pretrained(start_from, position=config.position))
+            ours_config = AutoConfig.from_pretrained(start_from, position=config.position, trust_remote_code=False)
+            return WaveposLlamaForCausalLM(ours_config)
         return WaveposLlamaForCausalLM(converted_config(theirs, config.position))
     if ours:
-        return WaveposLlamaForCausalLM.from_pretrained(start_from, position=config.position, dtype=torch.float32)
+        return load_model(start_from, position=config.position, dtype=torch.float32)
     return from_llama(start_from, config.position, dtype=torch.float32)

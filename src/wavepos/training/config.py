@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from wavepos.models.baevski_auli import Size
-from wavepos.models.llama_config import LlamaSize, llama_config
+from wavepos.models.llama import LlamaSize, llama_config
 from wavepos.positions import parse_position, position_dict
 
 ModelName = Literal["baevski-auli", "llama"]

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from wavepos.console import console
 from wavepos.data.tokenizers import BPE, Saved, load_tokenizer, parse_tokenizer
-from wavepos.models.context import read_context
+from wavepos.models.llama.context import read_context
 from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig, uses_bf16
 
@@ -111,7 +111,7 @@ def _through_layers(model: Any, hidden: Tensor, count: int) -> Tensor:
             hidden, _ = layer(hidden, context)
         return hidden
     for index in range(count):
-        hidden = model.layer(index, hidden)
+        hidden, _ = model.layer(index, hidden)
     return hidden
 
 

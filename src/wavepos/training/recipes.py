@@ -6,8 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from wavepos.models.convert import converted_config
-from wavepos.models.llama_config import WaveposLlamaConfig
+from wavepos.models.llama import WaveposLlamaConfig, converted_config
 from wavepos.positions import RotaryConfig, position_fields
 from wavepos.training.config import ModelName, TrainConfig, check_size
 
@@ -66,13 +65,13 @@ def _recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_dev
 def _position_from(start_from: str, position: str | dict[str, Any]) -> dict[str, Any]:
     """The position, completed by that of the model to begin with where the method is the same."""
     try:
-        theirs = AutoConfig.from_pretrained(start_from)
+        theirs = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
     except OSError as error:
         raise ValueError(
             f"start_from must be a directory or hub name of a Llama, got {start_from!r}: {str(error).splitlines()[0]}"
         ) from error
     if theirs.model_type == WaveposLlamaConfig.model_type:
-        theirs = AutoConfig.from_pretrained(start_from, position=position)
+        theirs = AutoConfig.from_pretrained(start_from, position=position, trust_remote_code=False)
     else:
         theirs = converted_config(theirs, position)
     ours: dict[str, Any] = theirs.position

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
-from wavepos.models.llama import WaveposLlamaForCausalLM
-from wavepos.models.llama_config import WaveposLlamaConfig
+from wavepos.models.llama.config import WaveposLlamaConfig
+from wavepos.models.llama.model import WaveposLlamaForCausalLM
+from wavepos.models.loading import check_loaded
 from wavepos.positions import RotaryConfig, parse_position, position_dict, position_fields
 
 logger = logging.getLogger(__name__)
@@ -59,23 +60,21 @@ def from_llama(
     Raises:
         ValueError: no Llama, a rotation that is not served, or weights that do not fit.
     """
-    path = None if isinstance(source, PreTrainedModel) else str(source)
-    theirs: Any = AutoConfig.from_pretrained(path) if path is not None else source.config  # type: ignore[union-attr]
-    config = converted_config(theirs, position)
-    loading: dict[str, Any] = {"config": config, "output_loading_info": True}
+    loading: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if isinstance(source, PreTrainedModel):
+        path, theirs = None, source.config
         loading |= {"state_dict": dict(source.state_dict()), "dtype": source.dtype}
     else:
+        path, theirs = str(source), AutoConfig.from_pretrained(source, trust_remote_code=False)
         loading["dtype"] = dtype
-    model, info = WaveposLlamaForCausalLM.from_pretrained(path, **loading)
+    config = converted_config(theirs, position)
+    model, info = WaveposLlamaForCausalLM.from_pretrained(path, config=config, **loading)
     if isinstance(source, PreTrainedModel):
         model.generation_config = source.generation_config
     new = sorted(info["missing_keys"])
-    wrong = [key for key in new if ".position." not in key and ".r_proj." not in key]
-    if wrong or info["unexpected_keys"]:
-        raise ValueError(
-            f"source's weights are not a Llama's: missing {wrong[:3]}, unexpected {sorted(info['unexpected_keys'])[:3]}"
-        )
+    check_loaded(
+        info, path or type(source).__name__, new={key for key in new if ".position." in key or ".r_proj." in key}
+    )
     logger.warning(_changes(path or type(source).__name__, theirs, config, model, new))
     return model  # type: ignore[no-any-return] # transformers is untyped here
 

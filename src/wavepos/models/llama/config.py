@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, final, get_args
 
 from transformers import LlamaConfig
 
-from wavepos.models.positioned import PositionedConfig
+from wavepos.models.base import PositionedConfig
 from wavepos.positions import PositionLike, parse_position, position_dict
 from wavepos.positions.wavelet import WaveletConfig
 from wavepos.wavelets import Sampled, mother_wavelet
@@ -16,17 +16,16 @@ PAPER_SCALES = tuple(2.0**i for i in range(2, 10))
 """a = 2² … 2⁹ (section 7.1)."""
 
 _OF_A_LLAMA = "; wavepos.models.from_llama takes over a Llama's config and weights"
-_ELSEWHERE = {
+_UNSERVED = {
     "rope_parameters": "theta and scaling stand in position={'method': 'rotary', …}" + _OF_A_LLAMA,
     "rope_theta": "it stands in position={'method': 'rotary', 'theta': …}" + _OF_A_LLAMA,
     "rope_scaling": "it stands in position={'method': 'rotary', 'scaling': {…}}" + _OF_A_LLAMA,
-    "sliding_window": "every layer sees all keys before it",
 }
 
 
 @final
 class WaveposLlamaConfig(PositionedConfig):
-    """Llama's sizes and a positional method; the defaults are Llama-2-7B with the paper's wavelets (section 7.1).
+    """Llama's sizes and a positional method; the defaults are `LlamaConfig`'s, with the paper's wavelets (section 7.1).
 
     Args:
         vocab_size: V.
@@ -45,12 +44,13 @@ class WaveposLlamaConfig(PositionedConfig):
             Scales of a wavelet with a formula that are not given are 2² … 2⁹.
 
     Raises:
-        ValueError: sizes that do not fit, an unknown position, or a field of Llama's that would have no effect.
+        ValueError: sizes that do not fit, an unknown position, an unknown field or one that would have no effect.
     """
 
     model_type = "wavepos_llama"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]  # Trainer adds it to a list
     base_model_tp_plan = LlamaConfig.base_model_tp_plan
+    unserved: ClassVar[dict[str, str]] = _UNSERVED
 
     def __init__(  # noqa: PLR0913 - a transformers config: one argument a property
         self,
@@ -62,9 +62,9 @@ class WaveposLlamaConfig(PositionedConfig):
         num_key_value_heads: int | None = None,
         head_dim: int | None = None,
         hidden_act: str = "silu",
-        max_position_embeddings: int = 4096,
+        max_position_embeddings: int = 2048,
         initializer_range: float = 0.02,
-        rms_norm_eps: float = 1e-5,
+        rms_norm_eps: float = 1e-6,
         use_cache: bool = True,
         attention_bias: bool = False,
         mlp_bias: bool = False,
@@ -85,9 +85,6 @@ class WaveposLlamaConfig(PositionedConfig):
             raise ValueError(
                 f"num_key_value_heads must divide num_attention_heads, got {groups} and {num_attention_heads}"
             )
-        for name, why in _ELSEWHERE.items():
-            if kwargs.pop(name, None) is not None:
-                raise ValueError(f"{name} has no effect in {type(self).__name__}: {why}")
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
@@ -106,12 +103,12 @@ class WaveposLlamaConfig(PositionedConfig):
         self.pad_token_id = pad_token_id
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
-        self.position = _with_scales(position)
-        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+        self.tie_word_embeddings = tie_word_embeddings
+        super().__init__(position=_with_scales(position), **kwargs)
 
 
 def llama_config(size: LlamaSize, vocab_size: int, position: PositionLike = "wavelet") -> WaveposLlamaConfig:
-    """The config of a named size: "tiny" (CPU), "small" (one GPU, minutes), "1b" (1.1B), "7b" (the paper's)."""
+    """The config of a named size: "tiny" (CPU), "small" (one GPU, minutes), "1b" (1.1B), "7b" (the paper's Llama 2)."""
     sizes: dict[str, Any]
     match size:
         case "tiny":
@@ -124,10 +121,10 @@ def llama_config(size: LlamaSize, vocab_size: int, position: PositionLike = "wav
             sizes = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22}
             sizes |= {"num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 2048}
         case "7b":
-            sizes = {}
+            sizes = {"max_position_embeddings": 4096}
         case _:
             raise ValueError(f"size of a Llama must be one of {', '.join(get_args(LlamaSize))}, got {size!r}")
-    return WaveposLlamaConfig(vocab_size=vocab_size, position=position, **sizes)
+    return WaveposLlamaConfig(vocab_size=vocab_size, rms_norm_eps=1e-5, position=position, **sizes)  # Llama 2's ε
 
 
 def _with_scales(position: PositionLike) -> dict[str, Any]:

@@ -20,10 +20,12 @@ PACKED_WITH_CACHE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Attributes:
-    query_offset: slot of the first query; a tensor in a compiled step with a static cache.
-    key_padding_mask: bool [B,S], True where a key takes part; None: all do.
-    document_ids: int64 [B,S] of packed rows; None: every row is one document.
+    """What the layers of one forward pass share.
+
+    Attributes:
+        query_offset: slot of the first query; a tensor in a compiled step with a static cache.
+        key_padding_mask: bool [B,S], True where a key takes part; None: all do.
+        document_ids: int64 [B,S] of packed rows; None: every row is one document.
     """
 
     query_offset: int | Tensor

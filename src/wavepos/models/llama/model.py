@@ -6,16 +6,21 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import GenerationMixin, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRMSNorm
 
-from wavepos.models.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
-from wavepos.models.llama_config import WaveposLlamaConfig
-from wavepos.models.llama_layers import RelativeProjection, WaveposLlamaDecoderLayer
-from wavepos.models.remote_code import AUTO_MAP, write_remote_code
+from wavepos.models.base import (
+    PositionedGenerationMixin,
+    PositionedPreTrainedModel,
+    RelativeProjection,
+    layer_positions,
+)
+from wavepos.models.llama.config import WaveposLlamaConfig
+from wavepos.models.llama.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
+from wavepos.models.llama.layers import WaveposLlamaDecoderLayer
+from wavepos.models.llama.remote_code import AUTO_MAP, write_remote_code
 from wavepos.positions import Position, Rotary
 
 IGNORED_LABEL = -100
@@ -24,27 +29,20 @@ _PACKING = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "s
 _SAID_ELSEWHERE = _PACKING | {"cache_position", "token_type_ids", "num_items_in_batch"}
 
 
-class WaveposLlamaPreTrainedModel(PreTrainedModel):  # type: ignore[misc] # transformers is untyped here
-    """What transformers must know of the family: how to load, save, shard and compile it, what it does not serve."""
+class WaveposLlamaPreTrainedModel(PositionedPreTrainedModel):
+    """The family's part of what transformers must know: its config, its initial values, remote code beside it."""
 
     config_class = WaveposLlamaConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["WaveposLlamaDecoderLayer"]
-    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
     _can_compile_fullgraph = True
-    _supports_sdpa = True
-    _supports_flash_attn = False
-    _supports_flex_attn = False
-    _supports_attention_backend = False
 
-    def __init__(self, config: WaveposLlamaConfig, *inputs: Any, **kwargs: Any) -> None:
+    def __init__(self, config: WaveposLlamaConfig) -> None:
         if not isinstance(config, WaveposLlamaConfig):
             raise TypeError(
                 f"config must be a WaveposLlamaConfig, got {type(config).__name__}: wavepos.models.from_llama takes "
                 "over a Llama's config and weights"
             )
-        super().__init__(config, *inputs, **kwargs)
+        super().__init__(config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -56,18 +54,6 @@ class WaveposLlamaPreTrainedModel(PreTrainedModel):  # type: ignore[misc] # tran
                 module.reset_parameters()
             else:
                 super()._init_weights(module)
-
-    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *_: Any, **__: Any) -> str:
-        if attn_implementation not in (None, "sdpa", "eager"):
-            raise ValueError(
-                f"attn_implementation must be 'sdpa' (wavepos's attention, exact and linear in memory) or 'eager' (its "
-                f"dense reference), got {attn_implementation!r}: other kernels would leave the positional term out"
-            )
-        return attn_implementation or "sdpa"
-
-    def set_attn_implementation(self, attn_implementation: str, *_: Any, **__: Any) -> None:
-        """Take "sdpa" or "eager" from now on (transformers' own does nothing for models with their own attention)."""
-        self.config._attn_implementation = self._check_and_adjust_attn_implementation(attn_implementation)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """transformers' own; the directory can also be loaded with trust_remote_code=True (see `remote_code`)."""
@@ -85,7 +71,7 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
         self.padding_idx = config.pad_token_id
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
         self.layers = nn.ModuleList(
-            WaveposLlamaDecoderLayer(config, index, position) for index, position in enumerate(_positions(config))
+            WaveposLlamaDecoderLayer(config, index, position) for index, position in enumerate(layer_positions(config))
         )
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
@@ -109,7 +95,7 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
         Args:
             input_ids: [B,T].
             attention_mask: [B,S], 1 where a key takes part (padding); S counts the cache's keys too.
-            position_ids: [B,T]; they tell packed documents apart (`models/context.py`).
+            position_ids: [B,T]; they tell packed documents apart (`context.py`).
             past_key_values: a cache; it then holds the keys and values of this call too.
             inputs_embeds: [B,T,C] in place of input_ids.
             use_cache: make a cache if none is given; None: config.use_cache, but neither in training nor packed.
@@ -125,46 +111,34 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
             raise TypeError(f"{type(self).__name__} takes no argument {unknown[0]!r}")
         if kwargs.get("cu_seq_lens_q") is not None and position_ids is None:
             raise ValueError("packed rows are told apart by position_ids, got cu_seq_lens_q without them")
-        hidden_states: Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if self.training and self.gradient_checkpointing:  # the second forward pass would fill a cache again
-            use_cache, past_key_values = False, None
-        context = read_context(hidden_states, attention_mask, position_ids, past_key_values)
-        if past_key_values is None:
-            past_key_values = self._new_cache(use_cache, context)
-        if output_attentions is None:
-            output_attentions = bool(self.config.output_attentions)
-        if output_hidden_states is None:
-            output_hidden_states = bool(self.config.output_hidden_states)
+        if self.reads_twice:
+            past_key_values = None
+        given: Any = input_ids if inputs_embeds is None else inputs_embeds
+        context = read_context(given, attention_mask, position_ids, past_key_values)
+        packed = context.document_ids is not None
+        if use_cache and packed and not self.reads_twice:
+            raise ValueError(PACKED_WITH_CACHE)
+        past_key_values = self.opened_cache(past_key_values, use_cache, packed=packed)
         layers: Any = self.layers
         _check_padding(layers[0].self_attn.position, context)
-        states: tuple[Tensor, ...] = ()  # filled only where asked for: they hold the memory of every layer
-        maps: tuple[Tensor, ...] = ()
-        for layer in layers:
-            states += (hidden_states,) if output_hidden_states else ()
-            hidden_states, weights = layer(
-                hidden_states, context, past_key_values=past_key_values, output_attentions=output_attentions
-            )
-            maps += (weights,) if output_attentions else ()
-        hidden_states = self.norm(hidden_states)
+        read = self.through_layers(
+            self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds,
+            lambda index, x, maps: layers[index](x, context, past_key_values=past_key_values, output_attentions=maps),
+            output_attentions,
+            output_hidden_states,
+        )
+        hidden_states = self.norm(read.last)
         outputs = BaseModelOutputWithPast(
             last_hidden_state=hidden_states,
             past_key_values=past_key_values,
-            hidden_states=(*states, hidden_states) if output_hidden_states else None,
-            attentions=maps if output_attentions else None,
+            hidden_states=None if read.hidden_states is None else (*read.hidden_states, hidden_states),
+            attentions=read.attentions,
         )
-        named = self.config.return_dict if return_dict is None else return_dict
-        return outputs if named else outputs.to_tuple()
-
-    def _new_cache(self, use_cache: bool | None, context: Context) -> Cache | None:
-        if use_cache and context.document_ids is not None:
-            raise ValueError(PACKED_WITH_CACHE)
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and context.document_ids is None
-        return DynamicCache(config=self.config) if use_cache else None
+        return self.named_or_tuple(outputs, return_dict)
 
 
 @final
-class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, GenerationMixin):  # type: ignore[misc] # as above
+class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, PositionedGenerationMixin):
     """Llama as a language model, with any positional method: `LlamaForCausalLM`, but for the name of the class."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -217,14 +191,14 @@ class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, GenerationMixin):  # 
                 num_items_in_batch=num_items,
                 shift_labels=shift_labels,
             )
-        named = CausalLMOutputWithPast(
+        outputs = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-        return named if (self.config.return_dict if return_dict is None else return_dict) else named.to_tuple()
+        return self.named_or_tuple(outputs, return_dict)
 
     def token_losses(self, input_ids: Tensor, shift_labels: Tensor) -> Tensor:
         """−log p of each target, in nats, float32 [B,T]; zero where the target is −100. Logits are made in pieces."""
@@ -271,17 +245,3 @@ def _check_padding(position: Position, context: Context) -> None:
             f"left padding is not served where it changes the frequencies of {type(position.config.scaling).__name__}: "
             f"a row of {fewest} tokens is padded to {slots}; give rows of one length, or one at a time"
         )
-
-
-def _positions(config: WaveposLlamaConfig) -> list[Position]:
-    """One a layer, the same object where it learns nothing: sharded layers share no parameters."""
-    parsed = config.position_config
-
-    def built() -> Position:
-        return parsed.build(head_dim=config.head_dim, num_heads=config.num_attention_heads)
-
-    with torch.random.fork_rng(devices=[]):
-        first = built()
-        if next(first.parameters(), None) is None:
-            return [first] * config.num_hidden_layers
-        return [first, *(built() for _ in range(config.num_hidden_layers - 1))]

@@ -1,22 +1,15 @@
 """A layer of the Llama family: transformers' own feed-forward network and norms, and `wavepos.attention`."""
 
-from typing import Any, final
-
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from wavepos.models.context import Context
-from wavepos.models.llama_config import WaveposLlamaConfig
-from wavepos.ops.attention import attention, attention_map
+from wavepos.models.base import AttentionInputs, relative_projection
+from wavepos.models.llama.config import WaveposLlamaConfig
+from wavepos.models.llama.context import Context
 from wavepos.positions import NoPE, Position, Rotary
-
-
-@final
-class RelativeProjection(nn.Linear):
-    """The projection of hidden states to what `LearnedRelative` multiplies with its table."""
 
 
 class WaveposLlamaAttention(nn.Module):
@@ -39,11 +32,7 @@ class WaveposLlamaAttention(nn.Module):
         self.v_proj = nn.Linear(width, groups * head_dim, bias=bias)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=bias)
         self.position = position
-        relative_dim = config.position_config.relative_states_dim
-        self.r_proj: RelativeProjection | None = None
-        if relative_dim is not None:
-            with torch.random.fork_rng(devices=[]):
-                self.r_proj = RelativeProjection(width, heads * relative_dim, bias=bias)
+        self.r_proj = relative_projection(config, bias)
 
     def forward(
         self,
@@ -81,26 +70,19 @@ class WaveposLlamaAttention(nn.Module):
             k, v = past_key_values.update(k, v, self.layer_idx, {"cache_position": slots})
             if isinstance(query_offset, int):  # a static cache holds empty slots too
                 k, v = k[:, :, : query_offset + q.shape[2]], v[:, :, : query_offset + q.shape[2]]
-        relative_states = None
-        if self.r_proj is not None:
-            relative_states = self.r_proj(hidden_states).unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
-        given: dict[str, Any] = {
-            "position": position,
-            "key_padding_mask": attention_mask,
-            "document_ids": document_ids,
-            "query_offset": query_offset,
-            "relative_states": relative_states,
-        }
-        weights = attention_map(q, k, **given) if output_attentions else None
-        out = attention(
-            q,
-            k,
-            v,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            backend="reference" if self.config._attn_implementation == "eager" else "auto",
-            **given,
+        inputs = AttentionInputs(
+            q_BHTD=q,
+            k_BGSD=k,
+            v_BGSD=v,
+            position=position,
+            hidden_states=hidden_states,
+            relative=self.r_proj,
+            key_padding_mask=attention_mask,
+            document_ids=document_ids,
+            query_offset=query_offset,
         )
-        return self.o_proj(out.transpose(1, 2).flatten(2)), weights
+        attended, weights = inputs.attended(self.config, self.training, output_attentions)
+        return self.o_proj(attended), weights
 
     def _check_heads(self, heads: int) -> None:
         """Under tensor parallelism a rank holds some heads; only methods that treat all alike do not care which."""

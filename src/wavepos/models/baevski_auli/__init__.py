@@ -1,0 +1,6 @@
+"""The decoder language model of Baevski & Auli (2019), with any position."""
+
+from wavepos.models.baevski_auli.config import BaevskiAuliConfig, Size, baevski_auli_config
+from wavepos.models.baevski_auli.model import BaevskiAuliForCausalLM, DecoderLayer
+
+__all__ = ["BaevskiAuliConfig", "BaevskiAuliForCausalLM", "DecoderLayer", "Size", "baevski_auli_config"]
