@@ -1,5 +1,8 @@
 """A really small study: a text of a few words, models of four updates."""
 
+import dataclasses
+import json
+import math
 import os
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from wavepos.experiments.study import Evaluation, Study, StudyRun
+from wavepos.provenance import environment
 from wavepos.training_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,3 +80,61 @@ def python() -> Callable[..., "subprocess.Popen[str]"]:
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def make_result(small_config: Callable[..., TrainConfig]) -> Callable[..., dict]:
+    """A result with given mean losses: method to seed to nats a token, or to a list of them, one per length."""
+
+    def make(losses: dict[str, dict[int, float | list[float]]], lengths: tuple[int, ...] = (16,)) -> dict:
+        made = environment()
+        outcomes = []
+        for name, by_seed in losses.items():
+            for seed, given in by_seed.items():
+                nats = given if isinstance(given, list) else [given] * len(lengths)
+                perplexities = [
+                    {
+                        "kind": "whole",
+                        "seq_len": length,
+                        "per_token": math.exp(value),
+                        "per_word": math.exp(2.0 * value),
+                        "tokens": 1000,
+                        "nats": 1000.0 * value,
+                        "bits_per_byte": value / 3.0,
+                    }
+                    for length, value in zip(lengths, nats, strict=True)
+                ]
+                outcomes.append(
+                    {
+                        "name": name,
+                        "seed": seed,
+                        "folder": f"{name}-{seed}",
+                        "config": json.loads(json.dumps(dataclasses.asdict(small_config(seed=seed)))),
+                        "parameters": 2_000_000,
+                        "train_tokens": 128,
+                        "train_seconds": 10.0 + seed,
+                        "losses": [[1, 6.0], [4, 5.0]],
+                        "environment": made,
+                        "evaluations": [
+                            {
+                                "evaluation": dataclasses.asdict(Evaluation(lengths=lengths)),
+                                "corpus": "text:/somewhere/else.txt",
+                                "perplexities": perplexities,
+                                "loss_by_place": [(0, 1, 6.0), (1, 16, 5.0)],
+                            }
+                        ],
+                    }
+                )
+        return {
+            "format": 1,
+            "name": "made",
+            "title": "A made-up result",
+            "baseline": "RoPE",
+            "outcomes": outcomes,
+            "unfinished": [],
+            "failures": [],
+            "notes": [],
+            "environment": made,
+        }
+
+    return make

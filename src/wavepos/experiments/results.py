@@ -1,7 +1,8 @@
 """What the runs of a study, or any run directories, gave: one JSON object that reports are made of."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from wavepos.experiments.folders import (
     is_finished,
     stored_config,
 )
-from wavepos.experiments.study import Study
+from wavepos.experiments.study import Study, comparable
 from wavepos.provenance import environment
 from wavepos.training_config import TrainConfig
 
 FORMAT = 1
 """Of the result: raise it when its fields change their meaning."""
+BINS = 32
 
 
 def study_result(study: Study, root: Path, failures: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
@@ -56,13 +58,16 @@ def study_result(study: Study, root: Path, failures: Sequence[tuple[str, str]] =
     }
 
 
-def runs_result(directories: Sequence[Path], baseline: str | None, names: dict[str, str]) -> dict[str, Any]:
+def runs_result(
+    directories: Sequence[Path], baseline: str | None, names: Callable[[int], dict[str, str]]
+) -> dict[str, Any]:
     """The result of any finished run directories, with all evaluations that a study has left in them.
 
     Args:
         directories: of runs; a folder of run directories stands for all in it.
         baseline: name of a method, or None: RoPE where it is among them, else the first.
-        names: `describe_position` of a method to its name in tables; others go by that description.
+        names: for a trained length, `describe_position` of methods to their names in tables; others go by that
+            description.
 
     Raises:
         FileNotFoundError, ValueError: no run there, or an unfinished one; a baseline that is not among them.
@@ -73,7 +78,8 @@ def runs_result(directories: Sequence[Path], baseline: str | None, names: dict[s
         config = stored_config(folder / "run.json")
         if config is None:
             raise ValueError(f"the config in {folder / 'run.json'} is not one of this version")
-        outcomes += _by_reading(folder, config, names)
+        outcomes += _by_reading(folder, config, names(config.seq_len))
+    _tell_apart(outcomes)
     found = list(dict.fromkeys(outcome["name"] for outcome in outcomes))
     if baseline is not None and baseline not in found:
         raise ValueError(f"baseline must be one of {', '.join(map(repr, found))}, got {baseline!r}")
@@ -88,6 +94,14 @@ def runs_result(directories: Sequence[Path], baseline: str | None, names: dict[s
         "notes": [],
         "environment": environment(),
     }
+
+
+def _tell_apart(outcomes: Sequence[dict[str, Any]]) -> None:
+    """Runs that would stand in one cell of a table get their directories' names."""
+    cells = [(o["name"], o["seed"], *comparable(o["config"])) for o in outcomes]
+    for outcome, cell in zip(outcomes, cells, strict=True):
+        if cells.count(cell) > 1:
+            outcome["name"] += f" ({outcome['folder']})"
 
 
 def _run_directories(directories: Sequence[Path]) -> list[Path]:
@@ -121,5 +135,18 @@ def _outcome(name: str, config: TrainConfig, folder: Path, evaluations: Sequence
         "folder": folder.name,
         "config": record["config"],
         **{key: value for key, value in record.items() if key not in ("status", "config")},
-        "evaluations": [json.loads(path.read_text(encoding="utf-8")) for path in evaluations],
+        "evaluations": [_shortened(json.loads(path.read_text(encoding="utf-8"))) for path in evaluations],
     }
+
+
+def _shortened(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation as a result holds it: the losses by place in bins, the environment of the run alone."""
+    losses = evaluation["loss_by_position"]
+    kept = {key: value for key, value in evaluation.items() if key not in ("environment", "loss_by_position")}
+    return {**kept, "loss_by_place": None if losses is None else binned(losses)}
+
+
+def binned(losses: Sequence[float]) -> list[tuple[int, int, float]]:
+    """Means of the losses from place start up to, without, place stop, in bins that widen with the place."""
+    edges = sorted({round(len(losses) ** (i / BINS)) for i in range(BINS + 1)} | {0})
+    return [(start, stop, round(sum(losses[start:stop]) / (stop - start), 4)) for start, stop in pairwise(edges)]

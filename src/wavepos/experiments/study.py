@@ -56,6 +56,12 @@ class Evaluation:
             raise ValueError(f"tokens must be at least 1, got {self.tokens}")
 
 
+def comparable(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What runs of one table share: model, size, corpus, trained length, tokens."""
+    shared = tuple(config[key] for key in ("model", "size", "corpus", "seq_len"))
+    return (*shared, config["steps"] * config["batch_tokens"])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRun:
     """One model of a study.
@@ -98,6 +104,13 @@ class Study:
         object.__setattr__(self, "runs", tuple(self.runs))
         if not self.runs:
             raise ValueError(f"study {self.name!r} must hold at least one run, got none")
+        cells = [(run.name, run.config.seed, *comparable(dataclasses.asdict(run.config))) for run in self.runs]
+        for number, cell in enumerate(cells):
+            if cell in cells[:number]:
+                raise ValueError(
+                    f"runs of study {self.name!r} that differ in more than seed, model, size, corpus, seq_len or "
+                    f"tokens must have names of their own, got two runs {cell[0]!r} of seed {cell[1]}"
+                )
 
     @property
     def rows(self) -> tuple[str, ...]:

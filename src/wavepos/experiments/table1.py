@@ -73,6 +73,11 @@ def ladder(options: StudyOptions) -> Study:
     )
 
 
+def cpu_grid(methods: Mapping[str, Method], options: StudyOptions) -> tuple[StudyRun, ...]:
+    """The runs of size cpu for any methods, first one seed of all, then the second, …"""
+    return tuple(sorted(_grid("cpu", 256, methods, options), key=lambda run: run.config.seed))
+
+
 def cpu_config(position: Mapping[str, Any], corpus: str, seed: int, steps: int = CPU_STEPS) -> TrainConfig:
     """A run of size cpu: 2.2M parameters, L_train 256, updates of 2,048 tokens.
 

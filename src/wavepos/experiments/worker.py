@@ -1,6 +1,6 @@
 """A process of its own for one task: `python -m wavepos.experiments.worker`, with the task as a line on its input.
 
-Its input stays open as long as the study lives; when it ends (Ctrl-C, kill -9 of the study), the worker saves and stops.
+Its input stays open while the study lives; when it ends (Ctrl-C, kill -9 of the study), the worker saves and stops.
 """
 
 import os
