@@ -204,7 +204,7 @@ def test_two_jobs_do_what_one_does_and_a_crash_is_only_its_own(
     crash = tmp_path / "crash.py"
     crash.write_text("import os, sys\nif os.environ['OMP_NUM_THREADS'] != '':\n    os._exit(7)\n")
     plan = plan_tasks(study, tmp_path / "runs")
-    plan[2] = dataclasses.replace(plan[2], load=crash)
+    plan[2] = dataclasses.replace(plan[2], imports=(str(crash),))
     failures = run_tasks(plan, jobs=2)
     assert [(task.title, error) for task, error in failures] == [
         ("rotary, seed 0", "its process ended with exit status 7")
@@ -278,7 +278,9 @@ def _wait_for(condition: Callable[[], bool], process: Any, seconds: float = 120.
 
 
 def test_a_task_survives_json(finished: tuple[Study, Path]) -> None:
-    task = plan_tasks(finished[0], finished[1])[0]
+    study = dataclasses.replace(finished[0], imports=("wavepos.experiments.controls",))
+    task = plan_tasks(study, finished[1])[0]
+    assert task.imports == study.imports
     assert task_from_json(task.to_json()) == task
 
 

@@ -305,4 +305,5 @@ def controls(options: StudyOptions) -> Study:
         baseline=with_baseline("Wavelet, fit grid", methods),
         needs="as table1 --size cpu",
         notes=notes,
+        imports=(__name__,),
     )

@@ -24,15 +24,16 @@ WAIT_SECONDS = 2.0
 LOG = "worker.log"
 
 
-def plan_tasks(study: Study, root: Path, load: Path | None = None) -> list[Task]:
+def plan_tasks(study: Study, root: Path, file: Path | None = None) -> list[Task]:
     """The tasks of a study in its order: one per run directory, with all that any row wants measured of it.
 
     Args:
         study: what is wanted.
         root: folder of the run directories.
-        load: the user's file that the study came from.
+        file: the user's file that the study came from.
     """
     folders = RunFolders(root)
+    imports = (*study.imports, *([] if file is None else [str(file)]))
     tasks: dict[Path, Task] = {}
     for run in study.runs:
         folder = folders.folder(run.config)
@@ -43,7 +44,7 @@ def plan_tasks(study: Study, root: Path, load: Path | None = None) -> list[Task]
             folder=folder,
             config=run.config,
             evaluations=tuple(e for number, e in enumerate(evaluations) if e not in evaluations[:number]),
-            load=load,
+            imports=imports,
         )
     return list(tasks.values())
 

@@ -140,6 +140,9 @@ def learning_curves(panel: Panel, names: Sequence[str]) -> Figure:
         tokens = np.array(steps) * outcome["train_tokens"] / steps[-1] / 1e6
         axes.plot(tokens, losses, **{**_line(panel, name, name), "linewidth": 1.2})
         shown += [loss for step, loss in outcome["losses"] if 10 * step > steps[-1]]
+        if valid := outcome.get("valid_losses"):
+            at = [step * outcome["train_tokens"] / steps[-1] / 1e6 for step, _ in valid]
+            axes.plot(at, [loss for _, loss in valid], "x", color=_colour(panel, name), markersize=4)
     axes.set_ylim(top=max(shown) * 1.05)
     axes.legend(fontsize=9, frameon=False)
     return figure
@@ -196,7 +199,7 @@ def wavelets(position: Wavelet) -> Figure:
 def _of_all_texts(panel: Panel, number: int, baseline: str) -> Figures:
     found: Figures = {}
     for group, names in enumerate(_groups(panel.names, baseline)):
-        caption = "Training loss of each model on the same batches, seed by seed the same; the first seed."
+        caption = "Training loss of each method's first seed, all on the same batches; crosses: validation loss."
         found[f"{number}-all-learning{f'-{group}' if group else ''}"] = (learning_curves(panel, names), caption)
     parsed = {o["name"]: parse_position(o["config"]["position"]) for o in panel.outcomes}
     drawn = [name for name, config in parsed.items() if config.method == "wavelet"]

@@ -12,7 +12,7 @@ from typing import Any
 from wavepos.console import console, progress
 from wavepos.experiments.machine import failure_of
 from wavepos.experiments.study import nearest
-from wavepos.experiments.tasks import Busy, Task, is_busy, load_file, perform, task_from_json
+from wavepos.experiments.tasks import Busy, Task, is_busy, perform, task_from_json
 
 JOBS = ".slurm"
 POLL_SECONDS = 5.0
@@ -150,9 +150,6 @@ def _submitted(executor: Any, tasks: Sequence[Task]) -> list[tuple[Task, str]]:
     """Run the tasks as one array; returns those that failed."""
     if not tasks:
         return []
-    for task in tasks:
-        if task.load is not None:
-            load_file(task.load)  # a mistake in it shows here and not in every job
     with executor.batch():
         jobs = [executor.submit(RunTask(task.to_json())) for task in tasks]
     ids = ", ".join(str(job.job_id) for job in jobs[:4])

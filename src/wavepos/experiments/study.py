@@ -88,9 +88,10 @@ class Study:
         baseline: name of the runs that the others' differences are taken to.
         needs: data, hardware and time, in a sentence.
         notes: what the report must say, such as methods left out.
+        imports: modules that register its methods, for every process that works on it.
 
     Raises:
-        ValueError: no runs, or a baseline that is none of them.
+        ValueError: no runs, or two that would stand in one cell of a table.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Study:
     baseline: str
     needs: str = ""
     notes: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runs", tuple(self.runs))

@@ -1,6 +1,7 @@
 """One run of a study: train it or find it, then measure what is asked and not yet known. One process at a time."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import sys
@@ -41,14 +42,14 @@ class Task:
         folder: the run directory.
         config: of the training.
         evaluations: each once.
-        load: a user's file that registers what the config needs, loaded in every process that works on the task.
+        imports: modules, or users' .py files, that register what the config needs: for every process at the task.
     """
 
     title: str
     folder: Path
     config: TrainConfig
     evaluations: tuple[Evaluation, ...]
-    load: Path | None = None
+    imports: tuple[str, ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -62,23 +63,20 @@ class Task:
 
     def to_json(self) -> str:
         """For another process; `task_from_json` reads it."""
-        fields = {**dataclasses.asdict(self), "folder": str(self.folder)}
-        fields["load"] = None if self.load is None else str(self.load)
-        return json.dumps(fields)
+        return json.dumps({**dataclasses.asdict(self), "folder": str(self.folder)})
 
 
 def task_from_json(text: str) -> Task:
-    """The task that `Task.to_json` wrote; loads its file first."""
+    """The task that `Task.to_json` wrote; first imports what it names."""
     fields: dict[str, Any] = json.loads(text)
-    load = None if fields["load"] is None else Path(fields["load"])
-    if load is not None:
-        load_file(load)
+    for name in fields["imports"]:
+        load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     return Task(
         title=fields["title"],
         folder=Path(fields["folder"]),
         config=TrainConfig(**fields["config"]),
         evaluations=tuple(Evaluation(**evaluation) for evaluation in fields["evaluations"]),
-        load=load,
+        imports=tuple(fields["imports"]),
     )
 
 
