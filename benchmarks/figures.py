@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from benchmarks.record import Cell
-from wavepos.plots import COLOURS, STYLE, svg
+from wavepos.experiments.plots import COLOURS, STYLE, svg
 from wavepos.runs import write_text
 
 DASHES = ("solid", "dashed", "dotted")

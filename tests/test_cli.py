@@ -48,7 +48,7 @@ def wavepos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_help_names_the_commands(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wavepos.cli", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=True)
-    for name in ("demo", "train", "eval", "harness", "generate"):
+    for name in ("demo", "study", "report", "train", "eval", "harness", "generate"):
         assert name in done.stdout
 
 
@@ -68,6 +68,40 @@ def test_a_dry_run_of_the_papers_model_needs_no_data(wavepos: Callable[..., Done
     assert '"learning_rate": 1.0' in done.output
     assert re.search(r"total\s+│\s+\d+\.\d\d", done.output)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_list_of_studies_says_what_each_needs(
+    wavepos: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    done = wavepos("study", "list")
+    assert done.status == 0, done.output
+    for name in ("demo", "table1", "ladder", "controls"):
+        assert re.search(rf"│ {name} +│", done.output)
+    assert "English Wikipedia as JSON lines" in done.output
+
+
+def test_a_study_without_its_corpus_says_which_file_is_missing(wavepos: Callable[..., Done]) -> None:
+    done = wavepos("study", "table1", "--corpus", "jsonl:nowhere.jsonl")
+    assert done.status == 2
+    assert "corpus 'jsonl:nowhere.jsonl': no such file: nowhere.jsonl" in done.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("study", "tabel1"), "did you mean 'table1'?"),
+        (("study", "nowhere.py"), "no such file"),
+        (("study", "demo", "--only", "RoPEs", "--dry-run"), "did you mean 'RoPE'?"),
+        (("report", "nowhere"), "no run.json in nowhere"),
+    ],
+)
+def test_mistaken_studies_and_reports_are_named(
+    wavepos: Callable[..., Done], arguments: tuple[str, ...], message: str
+) -> None:
+    done = wavepos(*arguments)
+    assert done.status == 2
+    assert message in done.output
 
 
 def test_a_dry_run_of_seven_billion_plans_for_many_gpus(wavepos: Callable[..., Done], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: wavepos demo | train | eval | harness | generate | bench."""
+"""The command line: wavepos demo | study | report | train | eval | harness | generate | bench."""
 
 import dataclasses
 import os
@@ -17,33 +17,90 @@ from wavepos.console import console, is_first_process, progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demo:
-    """Train small models, one a positional method, on real text; read them at 0.5 to 8 times their length; report.
+    """Train small models, one per positional method, on real text; read them at 0.5 to 8 times their length; report.
 
-    What was done before is found again: a run that was cut off goes on where it was; methods can be added.
+    What was done before is found again: a run that was cut off goes on where it was; methods and seeds can be added.
     """
 
     out: Path = Path("runs/demo")
-    """Directory of the runs, the table, the plots and report.html."""
-    methods: tuple[str, ...] = ("NoPE", "RoPE", "Transformer-XL", "ALiBi", "Wavelet", "Wavelet, recency start")
-    """Names in the table, or methods (nope, rotary, alibi, kerple, t5, shaw, transformer_xl, wavelet,
-    learned_relative), or JSON objects."""
+    """Directory of report.html and what belongs to it; the runs are in its folder runs."""
+    methods: tuple[str, ...] | None = None
+    """Names in the table, methods, or JSON objects; by default all seven of the demo."""
     corpus: str = "stdlib"
     """stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[#FIELD] | hf:[ORG/]NAME[/CONFIG][#COLUMN]"""
     seeds: int = 1
     """Seeds 0, 1, … of each method."""
-    minutes: float = 10.0
-    """Time for all of it; the updates that each model gets follow from it."""
 
     def run(self) -> None:
-        from wavepos.demo import DemoConfig, demo, select_methods
-        from wavepos.report import console_tables, write_report
+        from wavepos.experiments.catalogue import Execution, run_study
+        from wavepos.experiments.demo import demo_reference
+        from wavepos.experiments.study import StudyOptions
 
-        config = DemoConfig(
-            methods=select_methods(self.methods), seeds=self.seeds, corpus=self.corpus, minutes=self.minutes
-        )
-        result = demo(config, self.out)
+        options = StudyOptions(seeds=self.seeds, methods=self.methods, corpus=self.corpus)
+        run_study("demo", options, Execution(out=self.out / "runs", report=self.out), demo_reference())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Run a study: a comparison of methods, seeds, sizes and lengths. What was done before is found again.
+
+    Every run is a directory of its own in --out, shared by all studies. The same command goes on where it was cut off.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    """list; the name of a study; or a Python file with a function study(options)."""
+    seeds: int | None = None
+    """Seeds 0, 1, … of each method; by default as the study has it."""
+    methods: tuple[str, ...] | None = None
+    """Names in the study's table, methods, or JSON objects; by default all."""
+    size: Literal["cpu", "gpu", "paper"] | None = None
+    """cpu (minutes per run on 2 cores), gpu (minutes per run on one), paper (the paper to the letter)."""
+    corpus: str | None = None
+    """Text to train on: stdlib | wikitext103[:DIR] | text:PATH | jsonl:PATH[.gz|.xz|.zst] | hf:NAME[/CONFIG]"""
+    only: tuple[str, ...] | None = None
+    """Rows of the study, by name or by number as --dry-run shows them."""
+    out: Path = Path("runs/studies")
+    """Folder of the run directories."""
+    report: Path | None = None
+    """Directory of the report; by default reports/NAME in --out."""
+    jobs: int | None = None
+    """Runs side by side; by default one per GPU."""
+    slurm: str | None = None
+    """Run on a cluster through submitit: partition=NAME,gpus=1,time=8:00:00 (also account, qos, constraint, cpus, mem,
+    parallel)."""
+    dry_run: bool = False
+    """Show all runs with parameters, tokens, time on this machine and memory; train nothing."""
+
+    def run(self) -> None:
+        from wavepos.experiments.catalogue import Execution, print_studies, run_study
+        from wavepos.experiments.study import StudyOptions
+
+        if self.name == "list":
+            print_studies()
+            return
+        options = StudyOptions(seeds=self.seeds, methods=self.methods, size=self.size, corpus=self.corpus)
+        given = ("out", "report", "only", "jobs", "slurm", "dry_run")
+        run_study(self.name, options, Execution(**{field: getattr(self, field) for field in given}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Compare finished runs: tables, differences with intervals, plots, as a page, Markdown, CSV and JSON."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories, or folders of them."""
+    out: Path = Path("runs/report")
+    """Directory of report.html and what belongs to it."""
+    baseline: str | None = None
+    """Name of the method that differences are taken to; by default RoPE, or the first."""
+
+    def run(self) -> None:
+        from wavepos.experiments.methods import names_by_description
+        from wavepos.experiments.report import console_tables, write_report
+        from wavepos.experiments.results import runs_result
+
+        result = runs_result(self.runs, self.baseline, names_by_description)
         written = write_report(result, self.out)
-        console.print(f"\nPerplexity per token, L_train = {config.seq_len}", highlight=False)
         for table in console_tables(result):
             console.print(table)
         console.print(f"Report: {written[0]}", highlight=False)
@@ -327,6 +384,8 @@ def main() -> None:
     _quiet()
     command: Any = tyro.cli(
         Annotated[Demo, tyro.conf.subcommand("demo")]
+        | Annotated[Study, tyro.conf.subcommand("study")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Eval, tyro.conf.subcommand("eval")]
         | Annotated[Harness, tyro.conf.subcommand("harness")]

@@ -1,0 +1,75 @@
+"""The methods of the paper's Table 1 and their rivals, by the names that tables show."""
+
+from typing import Any
+
+from wavepos.experiments.folders import describe_position
+from wavepos.experiments.study import Method
+from wavepos.positions import parse_position
+
+FIRST_SEEDS = 3
+"""Seeds of the methods that the comparison is about; the others get one."""
+PAPER_FITS = 512
+"""The trained length that the paper's scales 2⁰ … 2⁷ fit: there the fit grid is no other."""
+
+
+def fit_scales(seq_len: int) -> tuple[float, ...]:
+    """The paper's scales 2⁰ … 2⁷ moved to another trained length: 2^i · L_train/512, i = 0 … 7."""
+    return tuple(2.0**i * seq_len / PAPER_FITS for i in range(8))
+
+
+def table1_methods(seq_len: int) -> dict[str, Method]:
+    """The methods trained on blocks of seq_len tokens, in the order of worth.
+
+    Scales of the fit grid stand as numbers, so that a run's config says all.
+    """
+    fit = {"method": "wavelet", "scales": list(fit_scales(seq_len))}
+    fitted = {"Wavelet, fit grid": fit, "Wavelet, future, fit grid": {**fit, "direction": "future"}}
+    yarn = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": seq_len}
+    first: dict[str, dict[str, Any]] = {
+        "NoPE": {"method": "nope"},
+        "RoPE": {"method": "rotary"},
+        "RoPE, theta = L_train": {"method": "rotary", "theta": float(seq_len)},
+        "Transformer-XL": {"method": "transformer_xl"},
+        "ALiBi": {"method": "alibi"},
+        "Wavelet": {"method": "wavelet"},
+        "Wavelet, future": {"method": "wavelet", "direction": "future"},
+        **({} if seq_len == PAPER_FITS else fitted),
+        "Wavelet, recency start": {"method": "wavelet", "query_bias": "recency"},
+    }
+    second: dict[str, dict[str, Any]] = {
+        "RoPE, theta = 5e5": {"method": "rotary", "theta": 5e5},
+        "Kerple": {"method": "kerple"},
+        "T5": {"method": "t5"},
+        "Gaussian wavelet": {"method": "wavelet", "wavelet": "gaussian"},
+        "Haar wavelet": {"method": "wavelet", "wavelet": "haar"},
+        "Morlet wavelet": {"method": "wavelet", "wavelet": "morlet"},
+        "RoPE-based wavelet": {"method": "rope_wavelet"},
+        "Wavelet, future, recency start": {"method": "wavelet", "direction": "future", "query_bias": "recency"},
+    }
+    return {
+        **{name: Method(position=position, seeds=FIRST_SEEDS) for name, position in first.items()},
+        "RoPE, read with YaRN 8x": Method(
+            position={"method": "rotary"}, read_with={"method": "rotary", "scaling": yarn}
+        ),
+        **{name: Method(position=position) for name, position in second.items()},
+    }
+
+
+def at_hand(methods: dict[str, Method]) -> tuple[dict[str, Method], tuple[str, ...]]:
+    """The methods that this version of the library knows, and a sentence about each that it does not."""
+    known: dict[str, Method] = {}
+    notes = []
+    for name, method in methods.items():
+        try:
+            parse_position(method.position)
+        except ValueError as error:
+            notes.append(f"{name} is left out: {error}.")
+        else:
+            known[name] = method
+    return known, tuple(notes)
+
+
+def names_by_description(seq_len: int) -> dict[str, str]:
+    """`describe_position` of a method to its name in tables, for run directories that say no name."""
+    known, _ = at_hand(table1_methods(seq_len))
+    return {describe_position(m.position): name for name, m in reversed(known.items()) if m.read_with is None}

@@ -1,0 +1,163 @@
+"""The report of any runs: tables as the paper's Table 1, paired differences, plots; CSV, JSON, Markdown and a page."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from wavepos.experiments import plots
+from wavepos.experiments.page import html_page
+from wavepos.experiments.tables import (
+    BLOCKS,
+    Column,
+    Panel,
+    columns,
+    difference_text,
+    kinds_of,
+    measurements,
+    panels,
+    perplexity_text,
+    seeds_note,
+    short_text,
+    summary,
+    unit_of,
+)
+from wavepos.runs import write_json, write_text
+
+PAGE, TABLE, RESULT, CSV = "report.html", "report.md", "report.json", "measurements.csv"
+
+
+def write_report(result: dict[str, Any], out: Path, reference: dict[str, Any] | None = None) -> list[Path]:
+    """Write report.html, report.md, report.json, measurements.csv and plots/ into a directory; returns their paths.
+
+    Args:
+        result: as `study_result` and `runs_result` give it.
+        out: the directory; made if absent.
+        reference: another result, whose range over its seeds is drawn as a band under the lines of equal runs.
+
+    Raises:
+        ValueError: no run of it is finished.
+    """
+    if not result["outcomes"]:
+        failed = "; ".join(f"{failure['run']}: {failure['error']}" for failure in result["failures"])
+        raise ValueError(f"no run is finished, so there is nothing to report{f' ({failed})' if failed else ''}")
+    figures = plots.figures(result, reference)
+    folder = out / "plots"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (figure, _) in figures.items():
+        write_text(folder / f"{name}.svg", plots.svg(figure))
+        temporary = folder / f".{name}.png"
+        figure.savefig(temporary, format="png", dpi=150)
+        temporary.replace(folder / f"{name}.png")
+        written += [folder / f"{name}.svg", folder / f"{name}.png"]
+    write_json(out / RESULT, result)
+    write_text(out / CSV, csv_text(result))
+    write_text(out / TABLE, markdown(result))
+    write_text(out / PAGE, html_page(result, {name: (plots.svg(f), text) for name, (f, text) in figures.items()}))
+    return [out / PAGE, out / TABLE, out / RESULT, out / CSV, *written]
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result that `write_report` wrote."""
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
+
+
+def csv_text(result: dict[str, Any]) -> str:
+    """Every measurement as a line of CSV, with a header."""
+    rows = measurements(result["outcomes"])
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]) if rows else ["method"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The whole report in Markdown, without figures."""
+    lines = [f"# {result['title']}", ""]
+    for panel in panels(result):
+        lines += [f"## {panel.title}", "", seeds_note(panel), ""]
+        for text in panel.texts:
+            lines += [f"### Perplexity {unit_of(text)}: {short_text(text)}", ""]
+            lines += [*_markdown_table(panel, text), ""]
+            lines += [f"Difference to {result['baseline']}, nats a token (below zero: better)", ""]
+            lines += [*_markdown_differences(panel, text, result["baseline"]), ""]
+        lines += [*_markdown_summary(panel), ""]
+    lines += [f"- Failed: {failure['run']}: {failure['error']}" for failure in result["failures"]]
+    lines += [f"- Not finished: {run}" for run in result["unfinished"]]
+    lines += [f"- {note}" for note in result["notes"]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def console_tables(result: dict[str, Any]) -> Iterator[Table]:
+    """The tables for a terminal, one per protocol and text."""
+    for panel in panels(result):
+        for text in panel.texts:
+            for kind in kinds_of(panel, text):
+                title = f"{BLOCKS[kind]} ({short_text(text)}, perplexity {unit_of(text)})"
+                table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+                table.add_column("read at once")
+                found = columns(panel, text, kind)
+                for column in found:
+                    table.add_column(str(column.length), justify="right")
+                for name, cells in _rows(panel, found).items():
+                    table.add_row(name, *(f"[bold]{cell}" if best else cell for cell, best in cells))
+                yield table
+
+
+def _rows(panel: Panel, found: Sequence[Column]) -> dict[str, list[tuple[str, bool]]]:
+    """By method: the text of each column and whether it is the best."""
+    best = [column.best() for column in found]
+    return {
+        name: [
+            (perplexity_text(list(column.shown[name].values())) if name in column.shown else "–", name == first)
+            for column, first in zip(found, best, strict=True)
+        ]
+        for name in panel.names
+    }
+
+
+def _markdown_table(panel: Panel, text: str) -> Iterator[str]:
+    for number, kind in enumerate(kinds_of(panel, text)):
+        found = columns(panel, text, kind)
+        if number == 0:
+            yield "| | " + " | ".join(str(column.length) for column in found) + " |"
+            yield "|---|" + "---:|" * len(found)
+        yield f"| *{BLOCKS[kind]}* |" + " |" * len(found)
+        for name, cells in _rows(panel, found).items():
+            yield f"| {name} | " + " | ".join(f"**{cell}**" if best else cell for cell, best in cells) + " |"
+
+
+def _markdown_differences(panel: Panel, text: str, baseline: str) -> Iterator[str]:
+    for number, kind in enumerate(kinds_of(panel, text)):
+        found = columns(panel, text, kind)
+        if number == 0:
+            yield "| | " + " | ".join(str(column.length) for column in found) + " |"
+            yield "|---|" + "---:|" * len(found)
+        yield f"| *{BLOCKS[kind]}* |" + " |" * len(found)
+        for name in panel.names:
+            if name != baseline:
+                marked = []
+                for column in found:
+                    difference = column.difference(name, baseline)
+                    told = difference is not None and difference.leaves_out_zero
+                    marked.append(f"**{difference_text(difference)}**" if told else difference_text(difference))
+                yield f"| {name} | " + " | ".join(marked) + " |"
+
+
+def _markdown_summary(panel: Panel) -> Iterator[str]:
+    yield "| | seeds | parameters | tokens | seconds | bits per byte at L_train |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    for row in summary(panel):
+        bits = "–" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}"
+        yield (
+            f"| {row['method']} | {row['seeds']} | {row['parameters']:,} | {row['train_tokens']:,} | "
+            f"{row['train_seconds']:.0f} | {bits} |"
+        )

@@ -1,0 +1,151 @@
+"""What the runs of a study, or any run directories, gave: one JSON object that reports are made of."""
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from wavepos.experiments.folders import (
+    EVALUATIONS,
+    RunFolders,
+    describe_position,
+    evaluation_path,
+    is_finished,
+    stored_config,
+)
+from wavepos.experiments.study import Study, comparable
+from wavepos.runs import environment, finished_run
+from wavepos.training.config import TrainConfig
+
+FORMAT = 1
+"""Of the result: raise it when its fields change their meaning."""
+BINS = 32
+
+
+def study_result(study: Study, root: Path, failures: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """The result of a study as far as its runs are finished.
+
+    Args:
+        study: the study.
+        root: folder of the run directories.
+        failures: title and error of the runs that failed.
+
+    Returns:
+        {"name", "title", "baseline", "outcomes", "unfinished", "failures", "notes", "environment"}; an outcome is a
+        row of one seed: name, seed, config, parameters, tokens, seconds, losses and evaluations.
+    """
+    folders = RunFolders(root)
+    outcomes, unfinished = [], []
+    for run in study.runs:
+        folder = folders.folder(run.config)
+        found = [path for e in run.evaluations if (path := evaluation_path(folder, e)).exists()]
+        if is_finished(folder) and (found or not run.evaluations):
+            outcomes.append(_outcome(run.name, run.config, folder, found))
+        if not is_finished(folder) or len(found) < len(run.evaluations):
+            unfinished.append(f"{run.name}, seed {run.config.seed}")
+    return {
+        "format": FORMAT,
+        "name": study.name,
+        "title": study.title,
+        "baseline": study.baseline,
+        "outcomes": outcomes,
+        "unfinished": unfinished,
+        "failures": [{"run": title, "error": error} for title, error in failures],
+        "notes": list(study.notes),
+        "environment": environment(),
+    }
+
+
+def runs_result(
+    directories: Sequence[Path], baseline: str | None, names: Callable[[int], dict[str, str]]
+) -> dict[str, Any]:
+    """The result of any finished run directories, with all evaluations that a study has left in them.
+
+    Args:
+        directories: of runs; a folder of run directories stands for all in it.
+        baseline: name of a method, or None: RoPE where it is among them, else the first.
+        names: for a trained length, `describe_position` of methods to their names in tables; others go by that
+            description.
+
+    Raises:
+        FileNotFoundError, ValueError: no run there, or an unfinished one; a baseline that is not among them.
+    """
+    outcomes = []
+    for folder in _run_directories(directories):
+        finished_run(folder)
+        config = stored_config(folder / "run.json")
+        if config is None:
+            raise ValueError(f"the config in {folder / 'run.json'} is not one of this version")
+        outcomes += _by_reading(folder, config, names(config.seq_len))
+    _tell_apart(outcomes)
+    found = list(dict.fromkeys(outcome["name"] for outcome in outcomes))
+    if baseline is not None and baseline not in found:
+        raise ValueError(f"baseline must be one of {', '.join(map(repr, found))}, got {baseline!r}")
+    return {
+        "format": FORMAT,
+        "name": "runs",
+        "title": f"{len(outcomes)} runs compared",
+        "baseline": baseline or ("RoPE" if "RoPE" in found else found[0]),
+        "outcomes": outcomes,
+        "unfinished": [],
+        "failures": [],
+        "notes": [],
+        "environment": environment(),
+    }
+
+
+def _tell_apart(outcomes: Sequence[dict[str, Any]]) -> None:
+    """Runs that would stand in one cell of a table get their directories' names."""
+    cells = [(o["name"], o["seed"], *comparable(o["config"])) for o in outcomes]
+    for outcome, cell in zip(outcomes, cells, strict=True):
+        if cells.count(cell) > 1:
+            outcome["name"] += f" ({outcome['folder']})"
+
+
+def _run_directories(directories: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for directory in directories:
+        inside = [path.parent for path in sorted(directory.glob("*/run.json")) if is_finished(path.parent)]
+        found += [directory] if (directory / "run.json").exists() or not inside else inside
+    return list(dict.fromkeys(found))
+
+
+def _by_reading(folder: Path, config: TrainConfig, names: dict[str, str]) -> list[dict[str, Any]]:
+    """One outcome per position that the run was read with: a row each."""
+    description = describe_position(config.position)
+    name = names.get(description, description)
+    groups: dict[str, list[Path]] = {name: []}
+    for path in sorted((folder / EVALUATIONS).glob("*.json")):
+        read_with = json.loads(path.read_text(encoding="utf-8"))["evaluation"]["read_with"]
+        groups.setdefault(name if read_with is None else f"{name}, read with {_shown(read_with)}", []).append(path)
+    return [_outcome(row, config, folder, paths) for row, paths in groups.items() if paths or row == name]
+
+
+def _shown(position: dict[str, Any]) -> str:
+    return json.dumps(position) if "method" not in position else describe_position(position)
+
+
+def _outcome(name: str, config: TrainConfig, folder: Path, evaluations: Sequence[Path]) -> dict[str, Any]:
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return {
+        "name": name,
+        "seed": config.seed,
+        "folder": folder.name,
+        "config": record["config"],
+        **{key: value for key, value in record.items() if key not in ("status", "config")},
+        "evaluations": [_shortened(json.loads(path.read_text(encoding="utf-8"))) for path in evaluations],
+    }
+
+
+def _shortened(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation as a result holds it: the losses by place in bins, the environment of the run alone."""
+    losses = evaluation["loss_by_position"]
+    kept = {key: value for key, value in evaluation.items() if key not in ("environment", "loss_by_position")}
+    return {**kept, "loss_by_place": None if losses is None else binned(losses)}
+
+
+def binned(losses: Sequence[float]) -> list[tuple[int, int, float]]:
+    """Means of the losses from place start up to, without, place stop, in bins that widen with the place."""
+    edges = sorted({round(len(losses) ** (i / BINS)) for i in range(BINS + 1)} | {0})
+    return [(start, stop, round(sum(losses[start:stop]) / (stop - start), 4)) for start, stop in pairwise(edges)]

@@ -1,0 +1,240 @@
+"""What a study is: a function that returns its runs, each a whole `TrainConfig` and what is measured of it.
+
+    def study(options: StudyOptions) -> Study: ...
+
+`wavepos study FILE.py` runs the function of that name in a file; `catalogue.py` lists the project's own.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
+
+from wavepos.data import Split
+from wavepos.evaluate.perplexity import KINDS, Kind
+from wavepos.positions import METHODS, parse_position, position_dict
+from wavepos.training.config import TrainConfig
+
+SizeName = Literal["cpu", "gpu", "paper"]
+SIZES: tuple[SizeName, ...] = get_args(SizeName)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Perplexities of a trained model on one text.
+
+    Attributes:
+        corpus: whose text is read; None: that of the training.
+        split: of that corpus.
+        lengths: tokens read at once.
+        protocols: "nonoverlapping" (divided into L_train), "whole", "sliding" (moved by half a window).
+        tokens: scored, at most; None: the whole split.
+        read_with: JSON object of another position to read with (a scaling of RoPE, a stretched wavelet); None: the
+            trained one. Keys that it lacks are the trained position's where the method is the same.
+
+    Raises:
+        ValueError: no lengths, an unknown protocol, or a number that is not positive.
+    """
+
+    corpus: str | None = None
+    split: Split = "valid"
+    lengths: tuple[int, ...]
+    protocols: tuple[Kind, ...] = KINDS
+    tokens: int | None = 65_536
+    read_with: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", tuple(self.lengths))
+        object.__setattr__(self, "protocols", tuple(self.protocols))
+        if not self.lengths or min(self.lengths) < 1:
+            raise ValueError(f"lengths must hold at least one positive number, got {self.lengths}")
+        if not self.protocols or not set(self.protocols) <= set(KINDS):
+            raise ValueError(f"protocols must be some of {', '.join(KINDS)}, got {self.protocols}")
+        if self.tokens is not None and self.tokens < 1:
+            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
+
+
+def comparable(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What runs of one table share: model, size, corpus, trained length, tokens."""
+    shared = tuple(config[key] for key in ("model", "size", "corpus", "seq_len"))
+    return (*shared, config["steps"] * config["batch_tokens"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRun:
+    """One model of a study.
+
+    Attributes:
+        name: the method, as the table shows it; runs of several seeds, lengths or budgets share it.
+        config: of its training; runs of equal configs, also of other studies, are trained once.
+        evaluations: what is measured.
+    """
+
+    name: str
+    config: TrainConfig
+    evaluations: tuple[Evaluation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A comparison.
+
+    Attributes:
+        name: short, for commands and file names.
+        title: of the report.
+        runs: in the order of worth: what is cut off has done the first.
+        baseline: name of the runs that the others' differences are taken to.
+        needs: data, hardware and time, in a sentence.
+        notes: what the report must say, such as methods left out.
+        imports: modules that register its methods, for every process that works on it.
+
+    Raises:
+        ValueError: no runs, or two that would stand in one cell of a table.
+    """
+
+    name: str
+    title: str
+    runs: tuple[StudyRun, ...]
+    baseline: str
+    needs: str = ""
+    notes: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", tuple(self.runs))
+        if not self.runs:
+            raise ValueError(f"study {self.name!r} must hold at least one run, got none")
+        cells = [(run.name, run.config.seed, *comparable(dataclasses.asdict(run.config))) for run in self.runs]
+        for number, cell in enumerate(cells):
+            if cell in cells[:number]:
+                raise ValueError(
+                    f"runs of study {self.name!r} that differ in more than seed, model, size, corpus, seq_len or "
+                    f"tokens must have names of their own, got two runs {cell[0]!r} of seed {cell[1]}"
+                )
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The names of its runs, each once."""
+        return tuple(dict.fromkeys(run.name for run in self.runs))
+
+    def only(self, rows: Sequence[str]) -> "Study":
+        """The study with some of its rows.
+
+        Args:
+            rows: names, in any case, or numbers from 1 as `--dry-run` shows them.
+
+        Raises:
+            ValueError: a row that is not there; it names the nearest.
+        """
+        chosen = {self._row(row) for row in rows}
+        return dataclasses.replace(self, runs=tuple(run for run in self.runs if run.name in chosen))
+
+    def _row(self, wanted: str) -> str:
+        if wanted.isdigit() and 1 <= int(wanted) <= len(self.rows):
+            return self.rows[int(wanted) - 1]
+        by_lower = {name.lower(): name for name in self.rows}
+        if wanted.lower() in by_lower:
+            return by_lower[wanted.lower()]
+        raise ValueError(
+            f"only takes rows of study {self.name!r}, by name or number 1 … {len(self.rows)}, got {wanted!r}"
+            f"{nearest(wanted, self.rows)}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyOptions:
+    """What a user may ask of any study.
+
+    Attributes:
+        seeds: seeds 0 … seeds − 1 of every method; None: as the study has it.
+        methods: names in the study's table, methods, or JSON objects; None: all of the study.
+        size: "cpu", "gpu" or "paper"; None: the study's own smallest.
+        corpus: to train on; None: the study's own.
+    """
+
+    seeds: int | None = None
+    methods: tuple[str, ...] | None = None
+    size: SizeName | None = None
+    corpus: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if self.size is not None and self.size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}, got {self.size!r}")
+
+    def num_seeds(self, default: int) -> int:
+        """Those asked for, or the study's own."""
+        return default if self.seeds is None else self.seeds
+
+    def size_among(self, study: str, sizes: Sequence[SizeName]) -> SizeName:
+        """The size asked for, or the first that the study has.
+
+        Raises:
+            ValueError: the study has no such size.
+        """
+        size = self.size or sizes[0]
+        if size not in sizes:
+            raise ValueError(f"size of study {study!r} must be one of {', '.join(sizes)}, got {size!r}")
+        return size
+
+
+StudyFunction = Callable[[StudyOptions], Study]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A row of a table.
+
+    Attributes:
+        position: JSON object of the position it is trained with.
+        read_with: JSON object of the position it is read with, where that is another.
+        seeds: as many as the study gives it if none are asked for.
+    """
+
+    position: dict[str, Any]
+    read_with: dict[str, Any] | None = None
+    seeds: int = 1
+
+
+def select_methods(names: Sequence[str] | None, known: Mapping[str, Method]) -> dict[str, Method]:
+    """Methods by their name in the table (any case), by method name, or as a JSON object.
+
+    Args:
+        names: None: all that are known.
+        known: name in the table to method.
+
+    Raises:
+        ValueError: an unknown name or config; it names the nearest.
+    """
+    if names is None:
+        return dict(known)
+    by_lower = {name.lower(): name for name in known}
+    chosen: dict[str, Method] = {}
+    for name in names:
+        if name.lower() in by_lower:
+            chosen[by_lower[name.lower()]] = known[by_lower[name.lower()]]
+            continue
+        try:
+            position = position_dict(parse_position(json.loads(name) if name.lstrip().startswith("{") else name))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"methods takes {', '.join(map(repr, known))}, a method's name or a JSON object, got {name!r}"
+                f"{nearest(name, [*known, *METHODS])}: {error}"
+            ) from error
+        chosen[name] = Method(position=position)
+    return chosen
+
+
+def with_baseline(name: str, methods: Mapping[str, Method]) -> str:
+    """The baseline if it is among the methods, else the first of them."""
+    return name if name in methods else next(iter(methods))
+
+
+def nearest(wanted: str, names: Sequence[str]) -> str:
+    """ "; did you mean …?" for a misspelled name, or nothing."""
+    by_lower = {name.lower(): name for name in names}
+    close = get_close_matches(wanted.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
