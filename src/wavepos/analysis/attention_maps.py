@@ -109,7 +109,7 @@ class AttentionMap:
         return self.row_counts_HT.sum(-1)
 
     def column_shares(self) -> Tensor:
-        """Of the queries strictly after each key, the share in whose row it is black, float64 [H, S]; NaN for the last."""
+        """Of the queries after each key, the share in whose row it is black, float64 [H, S]; NaN for the last."""
         after = torch.arange(self.length - 1, -1, -1, device=self.column_counts_HS.device, dtype=torch.float64)
         return self.column_counts_HS / after.where(after > 0, torch.nan)
 

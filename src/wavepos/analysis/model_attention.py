@@ -83,13 +83,11 @@ def attention_output(model: nn.Module, input_ids: Tensor, layer: int) -> Tensor:
     return caught[0][0]
 
 
-def _layers(model: nn.Module) -> nn.ModuleList:
+def _layers(model: nn.Module) -> Any:
     if isinstance(model, BaevskiAuliForCausalLM):
-        layers: nn.ModuleList = model.layers
-        return layers
+        return model.layers
     if isinstance(model, WaveposLlamaForCausalLM):
-        layers = model.model.layers
-        return layers
+        return model.model.layers
     raise TypeError(
         f"model must be BaevskiAuliForCausalLM or WaveposLlamaForCausalLM, got {type(model).__name__}; other models "
         "give AttentionInputs of their own"

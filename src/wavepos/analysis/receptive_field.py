@@ -1,8 +1,8 @@
 """How far attention reaches: windows at a threshold, and the keys that hold most of a row's weight (section 4, Fig. 2).
 
-"ALiBi behaves like windowed attention" needs two things named. The *threshold*: at 0.001 ALiBi's flattest heads have the
-widest windows, at 0.01 the narrowest, for a weight that is spread over many keys lies below 0.01 everywhere. And the
-*row*: in a long row the softmax's denominator has settled, in a short one it has not. `alibi_window` is the closed form
+"ALiBi behaves like windowed attention" needs two things named. The *threshold*: at 0.001 ALiBi's flattest heads have
+the widest windows, at 0.01 the narrowest, for a weight that is spread over many keys lies below 0.01 everywhere. And
+the *row*: in a long row the softmax's denominator has settled, in a short one it has not. `alibi_window` is the closed form
 for an endless row of a model that looks at distance alone; trained models have content too, so `row_windows` measures
 any map.
 """
@@ -20,8 +20,8 @@ from wavepos.analysis.attention_maps import AttentionInputs
 def alibi_window(slope: float, threshold: float) -> int:
     """Keys with a weight of at least the threshold in an endless row of ALiBi without content.
 
-    The weight of the key δ back is (1 − e^(−s))·e^(−s·δ), so the window is ⌊ln((1 − e^(−s))/τ)/s⌋ + 1, and none where even
-    the nearest key stays below τ.
+    The weight of the key δ back is (1 − e^(−s))·e^(−s·δ), so the window is ⌊ln((1 − e^(−s))/τ)/s⌋ + 1, and none where
+    even the nearest key stays below τ.
 
     Args:
         slope: s, positive.
@@ -70,7 +70,7 @@ def keys_that_hold(weights: Tensor, mass: float = 0.99) -> Tensor:
 
 
 def reach(weights: Tensor, threshold: float, first_row: int = 0) -> Tensor:
-    """In each row the distance to the farthest key with a weight of at least the threshold, −1 without one, int64 [...].
+    """In each row the distance to the farthest key with a weight of at least the threshold, −1 without one, int64.
 
     Where it exceeds the number of such keys, attention is not a window: keys between are left out.
 
