@@ -21,7 +21,7 @@ def at(curve: Curve, x: float) -> float:
 
 @pytest.mark.parametrize("scale", [*RICKER_SCALES[4], *RICKER_SCALES[5]])
 def test_ricker_peaks_at_1_with_zeros_at_a_and_its_minimum_at_root_3(scale: float) -> None:
-    curve = closed_curve("ricker", scale, points=20_001)
+    curve = closed_curve("ricker", scale, half=10_000)
     found = extremes(curve)
     assert found["max"] == (0.0, 1.0)
     assert found["min"][1] == pytest.approx(-0.446260, abs=1e-6)
@@ -35,21 +35,21 @@ def test_the_scales_of_figures_4_and_5_are_the_first_ten_powers_of_two() -> None
 
 
 def test_haar_of_figure_6_lies_on_the_negative_side() -> None:
-    curve = closed_curve("haar", COMPARED_SCALE, points=8001, radius=20.0)
+    curve = closed_curve("haar", COMPARED_SCALE, half=4000, radius=20.0)
     inside = (curve.x >= -16.0) & (curve.x < 0.0)
     expected = np.where(inside, np.where(curve.x >= -8.0, 1.0, -1.0), 0.0)
     assert np.array_equal(curve.y, expected)
 
 
 def test_morlet_of_figure_6_has_its_minimum_near_pi() -> None:
-    curve = closed_curve("morlet", COMPARED_SCALE, points=200_001)
+    curve = closed_curve("morlet", COMPARED_SCALE, half=100_000)
     x, value = extremes(curve)["min"]
     assert value == pytest.approx(-0.96247, abs=5e-6)
     assert abs(x) == pytest.approx(3.117, abs=2e-3)
 
 
 def test_gaussian_of_figure_6_falls_to_a_third_at_its_scale() -> None:
-    curve = closed_curve("gaussian", COMPARED_SCALE, points=20_001)
+    curve = closed_curve("gaussian", COMPARED_SCALE, half=10_000)
     for side in (-16.0, 16.0):
         assert at(curve, side) == pytest.approx(math.exp(-1.0), abs=1e-5)
 

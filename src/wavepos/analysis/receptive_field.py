@@ -2,9 +2,9 @@
 
 "ALiBi behaves like windowed attention" needs two things named. The *threshold*: at 0.001 ALiBi's flattest heads have
 the widest windows, at 0.01 the narrowest, for a weight that is spread over many keys lies below 0.01 everywhere. And
-the *row*: in a long row the softmax's denominator has settled, in a short one it has not. `alibi_window` is the closed form
-for an endless row of a model that looks at distance alone; trained models have content too, so `row_windows` measures
-any map.
+the *row*: in a long row the softmax's denominator has settled, in a short one it has not. `alibi_window` is the closed
+form for an endless row of a model that looks at distance alone; trained models have content too, so `row_windows`
+measures any map.
 """
 
 import math

@@ -37,19 +37,19 @@ class Curve:
         return float(np.square(self.y).sum() * (self.x[1] - self.x[0]))
 
 
-def closed_curve(name: str, scale: float, points: int = 4001, radius: float | None = None) -> Curve:
+def closed_curve(name: str, scale: float, half: int = 2000, radius: float | None = None) -> Curve:
     """ψ_{a,0} of a wavelet with a formula, over −radius … radius tokens.
 
     Args:
         name: "ricker", "gaussian", "haar", "morlet" or "true_morlet".
         scale: a, in tokens.
-        points: of the grid.
+        half: points on each side of 0, which is one itself.
         radius: None: 1.25 times where |ψ| falls below 0.001.
     """
     mother = mother_wavelet(name)
     if radius is None:
         radius = 1.25 * max(abs(end) for end in mother.support(scale, 1e-3))
-    x = torch.linspace(-radius, radius, points, dtype=torch.float64)
+    x = torch.arange(-half, half + 1, dtype=torch.float64) * (radius / half)
     return Curve(name=name, x=x.numpy(), y=mother.evaluate(x, scale).numpy())
 
 
