@@ -113,11 +113,15 @@ class RopeBasedWaveletConfig:
     scaled: divide q and k so that scores of random q, k are as large as without a position (`RopeBasedWavelet`).
     """
 
-    method: ClassVar[str] = "rope_based_wavelet"
+    method: ClassVar[str] = "rope_wavelet"
     theta: float = 10000.0
     scaled: bool = True
 
     def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError where a value is out of its range."""
         if not self.theta > 1.0:
             raise ValueError(f"theta must be more than 1, got {self.theta!r}")
 
