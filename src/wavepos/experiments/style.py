@@ -96,9 +96,10 @@ FIXED: dict[str, Style] = {
     "wavelet future fit grid": Style(colour=COLOURS["wavelet"], marker="X", dash="dotted"),
     "wavelet recency start": Style(colour=COLOURS["recency"], marker="*", dash="solid"),
     "wavelet future recency start": Style(colour=COLOURS["recency"], marker="P", dash="dashed"),
+    "recency bias alone": Style(colour=COLOURS["recency"], marker="o", dash="dotted"),
     "gaussian": Style(colour=COLOURS["gaussian"], marker="h", dash="solid"),
     "haar": Style(colour=COLOURS["haar"], marker=">", dash="solid"),
-    "haar fixed scale": Style(colour=COLOURS["haar"], marker=">", dash="dotted"),
+    "haar fixed scale": Style(colour=COLOURS["haar"], marker="v", dash="dotted"),
     "morlet": Style(colour=COLOURS["morlet"], marker="p", dash="solid"),
     "rope based wavelet": Style(colour=COLOURS["rope scaled"], marker="d", dash="dashdot"),
 }
