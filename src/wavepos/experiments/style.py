@@ -183,10 +183,12 @@ def style_of(name: str) -> Style:
     family = next((of for word, of in FAMILIES if word in key), None)
     colour = COLOURS[family] if family else SPARE_COLOURS[number % len(SPARE_COLOURS)]
     number //= len(SPARE_COLOURS)
+    taken = {style.marker for style in FIXED.values() if style.colour == colour}
+    free = [marker for marker in MARKERS if marker not in taken]
     return Style(
         colour=colour,
-        marker=MARKERS[number % len(MARKERS)],
-        dash=DASHES[1 + number // len(MARKERS) % (len(DASHES) - 1)],
+        marker=free[number % len(free)],
+        dash=DASHES[1 + number // len(free) % (len(DASHES) - 1)],
     )
 
 
