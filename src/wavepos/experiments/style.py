@@ -75,6 +75,12 @@ COLOURS = {
     "morlet": "#c44e77",
     "wavelet": "#7b2d8e",
     "recency": "#1a1a1a",
+    "db": "#4c6a92",
+    "sym": "#2f6f4f",
+    "coif": "#9a3412",
+    "dmey": "#9d6b00",
+    "bior": "#5b4b8a",
+    "rbio": "#a83c6b",
 }
 """Of the families; methods of one family share it and differ in marker and dash."""
 SPARE_COLOURS = ("#4c6a92", "#9a3412", "#2f6f4f", "#9d6b00", "#5b4b8a", "#a83c6b", "#3f7c85", "#6b6b2f")
@@ -160,6 +166,7 @@ FAMILIES = (
     ("nope", "nope"),
 )
 """The first word found in a name that has no style of its own gives its colour."""
+_SAMPLED = re.compile(r"(db|sym|coif|dmey|bior|rbio)\d* *\d*(?: |$)")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
 
@@ -180,7 +187,8 @@ def style_of(name: str) -> Style:
     if key in FIXED:
         return FIXED[key]
     number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    family = next((of for word, of in FAMILIES if word in key), None)
+    sampled = _SAMPLED.match(key)
+    family = sampled[1] if sampled else next((of for word, of in FAMILIES if word in key), None)
     colour = COLOURS[family] if family else SPARE_COLOURS[number % len(SPARE_COLOURS)]
     number //= len(SPARE_COLOURS)
     taken = {style.marker for style in FIXED.values() if style.colour == colour}
@@ -209,6 +217,16 @@ def panels(rows: int = 1, columns: int = 1, height: float = 2.0, **options: Any)
         figure = Figure(figsize=(WIDTH, rows * height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, axes
+
+
+def title(axis: Any, text: str, size: float = 9.0) -> None:
+    """A panel's title: small, at the left."""
+    axis.set_title(text, loc="left", fontsize=size)
+
+
+def number(value: float) -> str:
+    """Three significant digits with a proper minus."""
+    return f"{value:.3g}".replace("-", "−")
 
 
 def svg(figure: Figure) -> str:
