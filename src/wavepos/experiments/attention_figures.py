@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from wavepos.analysis.attention_maps import AttendedToken, AttentionMap
 from wavepos.analysis.receptive_field import RowWindows, alibi_window
@@ -19,8 +20,10 @@ PIXELS = 320
 column one token wide can still be seen."""
 COLOURS = LinearSegmentedColormap.from_list("black on yellow", [WHITE_OF_MAPS, BLACK])
 LINE_CHARACTERS, LINES_AT_EACH_END = 66, 9
-LINE_HEIGHT, TEXT_SIZE = 0.165, 8.8
-"""Of Fig. 7's text, in inches and points: a character is 0.6 of its size wide."""
+LINE_HEIGHT, TEXT_SIZE, ADVANCE = 0.165, 8.8, 0.60205
+"""Of Fig. 7's text: inches, points, and the width of a character of DejaVu Sans Mono in units of its size."""
+HEADS_WITH_TEXT = (0, 1, 3)
+"""Heads of Fig. 7: the paper's first, second and fourth."""
 
 
 def maps_by_head(found: AttentionMap, name: str) -> Figure:
@@ -56,13 +59,13 @@ def maps_by_method(maps: Mapping[str, AttentionMap], heads: Sequence[int] | None
     for row, head in enumerate(heads):
         for column, (name, found) in enumerate(maps.items()):
             _draw_map(axes[row, column], found, head, ticks=(0, found.length) if len(maps) > 2 else None)
-            title(axes[row, column], f"{name}, {head + 1}", size=8.5)
+            title(axes[row, column], f"{name}, head {head + 1}", size=8.5)
     _label(figure, first)
     return figure
 
 
 def maps_with_text(
-    found: AttentionMap, tokens: Sequence[str], attended: Sequence[AttendedToken], heads: Sequence[int] = (0, 1, 3)
+    found: AttentionMap, tokens: Sequence[str], attended: Sequence[AttendedToken], heads: Sequence[int] | None = None
 ) -> Figure:
     """Fig. 7: maps of some heads over the text, whose always attended tokens are coloured.
 
@@ -72,24 +75,27 @@ def maps_with_text(
         found: at `TEXT_THRESHOLD`.
         tokens: the text of each key.
         attended: of `attended_tokens`.
-        heads: to draw, from 0; those that the model lacks are left out.
+        heads: to draw, from 0; None: the first, the second and the fourth, or all of fewer.
     """
     total = found.image_HPP.shape[0]
-    heads = [head for head in heads if head < total]
+    if heads is None:
+        heads = HEADS_WITH_TEXT if total > max(HEADS_WITH_TEXT) else range(total)
     lines = _lines(tokens, attended, total)
-    figure, axes = panels(1, len(heads), height=2.3 + LINE_HEIGHT * len(lines) + 0.5)
+    left, gap = 0.5, 0.3
+    side = min(2.1, (WIDTH - left - 0.15 - gap * (len(heads) - 1)) / len(heads))
+    tall = 0.3 + side + 0.45 + 0.25 + LINE_HEIGHT * len(lines) + 0.1
+    figure, axes = panels(1, len(heads), height=tall)
     figure.set_layout_engine("none")
-    tall = figure.get_figheight()
-    side = (WIDTH - 0.75 - 0.2 * (len(heads) - 1)) / len(heads)
     for number, head in enumerate(heads):
         axis = axes[0, number]
-        axis.set_position(((0.5 + number * (side + 0.2)) / WIDTH, 1.0 - (0.3 + side) / tall, side / WIDTH, side / tall))
+        place = (left + number * (side + gap), tall - 0.3 - side, side, side)
+        axis.set_position([x / whole for x, whole in zip(place, (WIDTH, tall) * 2, strict=True)])
         _draw_map(axis, found, head, ticks=(0, found.length))
         axis.set_yticks([0, found.length] if number == 0 else [])
         title(axis, f"head {head + 1}", size=8.5)
-    top = 1.0 - (0.3 + side + 0.45) / tall
-    figure.text(0.02, top, _legend(found, attended, total), fontsize=8.0, va="top", color=BLACK)
-    _write(figure, lines, top - 0.24 / tall, LINE_HEIGHT / tall)
+    top = tall - 0.3 - side - 0.45
+    figure.text(0.02, top / tall, _legend(found, attended, total), fontsize=8.0, va="top", color=BLACK)
+    _write(figure, lines, top - 0.25)
     return figure
 
 
@@ -107,12 +113,15 @@ def windows_by_head(windows: Mapping[str, RowWindows]) -> Figure:
         for name, one in windows.items():
             axis.plot(heads, getattr(one, field), **style_of(name).line(label=name, linewidth=1.5))
         axis.set_yscale("log")
+        for each in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            each(LogFormatter(minor_thresholds=(2.0, 0.5)))
+        axis.tick_params(axis="y", which="minor", labelsize=7.5)
         axis.set_ylabel("keys")
         title(axis, label)
     alone = [alibi_window(slope, first.threshold) for slope in alibi_slopes(len(heads))]
     axes[0, 0].plot(heads, alone, color=GUIDE, linestyle="dotted", linewidth=1.5, label="ALiBi's slopes alone")
     axes[1, 0].set_xticks(heads)
-    axes[1, 0].set_xlabel("head, steepest slope first")
+    axes[1, 0].set_xlabel("head")
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=2, fontsize=8.5, frameon=False)
     return figure
@@ -121,8 +130,9 @@ def windows_by_head(windows: Mapping[str, RowWindows]) -> Figure:
 def _draw_map(axis: Any, found: AttentionMap, head: int, ticks: tuple[int, int] | None = None) -> None:
     image = found.image_HPP[head].cpu().numpy()
     extent = (0, found.length, found.length, 0)
-    axis.imshow(image, cmap=COLOURS, norm=PowerNorm(0.5, 0.0, 1.0), extent=extent, interpolation="none")
+    axis.imshow(image, cmap=COLOURS, norm=PowerNorm(0.5, 0.0, 1.0), extent=extent, interpolation="auto")
     axis.grid(False)
+    axis.spines[["left", "bottom"]].set_visible(False)  # they would hide the first key's column
     axis.tick_params(labelsize=7.5)
     if ticks is not None:
         axis.set_xticks(ticks)
@@ -152,7 +162,11 @@ def _lines(tokens: Sequence[str], attended: Sequence[AttendedToken], total: int)
         if used + len(text) > LINE_CHARACTERS and lines[-1]:
             lines.append([])
             used = 0
-        lines[-1].append((text, colours.get(index, BLACK)))
+        colour = colours.get(index, BLACK)
+        if lines[-1] and lines[-1][-1][1] == colour == BLACK:
+            lines[-1][-1] = (lines[-1][-1][0] + text, BLACK)
+        else:
+            lines[-1].append((text, colour))
         used += len(text)
     if len(lines) > 2 * LINES_AT_EACH_END:
         middle = [("…", GUIDE)]
@@ -165,22 +179,22 @@ def _shown(token: str) -> str:
     return token.replace("\n", "↵").replace("\t", "→").replace("\r", "")
 
 
-def _write(figure: Figure, lines: Sequence[Sequence[tuple[str, str]]], top: float, step: float) -> None:
-    """Lines in a fixed-width face: each piece stands at its column."""
-    width = 0.96 / LINE_CHARACTERS
+def _write(figure: Figure, lines: Sequence[Sequence[tuple[str, str]]], top: float) -> None:
+    """Lines in a fixed-width face from so many inches on: each piece stands at its column."""
+    tall = figure.get_figheight()
+    width = ADVANCE * TEXT_SIZE / 72.0 / WIDTH
     for number, line in enumerate(lines):
         column = 0
         for text, colour in line:
-            if text.strip():
-                figure.text(
-                    0.02 + column * width,
-                    top - number * step,
-                    text,
-                    color=colour,
-                    fontsize=TEXT_SIZE,
-                    family="monospace",
-                    parse_math=False,
-                    va="top",
-                    weight="normal" if colour in (BLACK, GUIDE) else "bold",
-                )
+            figure.text(
+                0.02 + column * width,
+                (top - number * LINE_HEIGHT) / tall,
+                text,
+                color=colour,
+                fontsize=TEXT_SIZE,
+                family="DejaVu Sans Mono",
+                parse_math=False,
+                va="top",
+                weight="normal" if colour in (BLACK, GUIDE) else "bold",
+            )
             column += len(text)

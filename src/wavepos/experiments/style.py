@@ -33,6 +33,7 @@ RC: dict[str, Any] = {
     "ytick.labelsize": 8.0,
     "svg.hashsalt": "wavepos",
     "svg.fonttype": "path",
+    "text.hinting": "none",  # so that a fixed-width character is as wide in a PNG as it says
 }
 BLACK, WHITE_OF_MAPS, GUIDE = "#1a1a1a", "#f7e9a0", "#8a8a8a"
 """Of maps: weights at or above the threshold, and below (the paper's black and yellow); of guide lines."""
@@ -233,7 +234,7 @@ def svg(figure: Figure) -> str:
     """The figure as an SVG element; the same text for the same figure."""
     buffer = io.StringIO()
     with mpl.rc_context(RC):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", dpi=DOTS_PER_INCH, metadata={"Date": None})  # dpi: of images inside
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
