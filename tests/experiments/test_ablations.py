@@ -113,6 +113,13 @@ def test_one_sided_rows_come_in_both_directions_and_sampled_ones_with_their_peak
     }
 
 
+def test_statistics_of_a_row_are_those_of_its_table() -> None:
+    assert ablation("4", "coif16").statistics().dead == 80
+    assert ablation("3", "ricker-0-127").statistics(4096).constant == 110
+    fixed = {name: ablation("3", name).statistics().dead for name in ("haar-fixed", "haar-fixed, future")}
+    assert fixed == {"haar-fixed": 0, "haar-fixed, future": 126}
+
+
 @pytest.mark.parametrize("row", [*ablations("3", 64), *ablations("4", 64)], ids=ids)
 def test_smaller_heads_keep_the_range_of_scales(row: Ablation) -> None:
     full = ablation(row.table, row.name).position

@@ -1,10 +1,12 @@
 """The numbers of sections 3 and A.1–A.5, computed at once, and their figures."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from wavepos.experiments.rope_wavelet import dense_timing, facts, haar_figure, matrices_figure, wavelets_figure
+from wavepos.experiments.rope_wavelet_report import write_rope_wavelet
 
 
 def test_all_numbers_of_the_sections_come_at_once_as_json() -> None:
@@ -47,3 +49,14 @@ def test_figures_show_ropes_entries_on_the_wavelets() -> None:
     assert [len(line.get_xdata()) for line in panel.lines[1:]] == [16, 16]
     assert len(haar_figure(until=2000).axes) == 1
     assert matrices_figure(d=8).axes[0].images[0].get_array().shape == (8, 8)
+
+
+def test_everything_is_written_with_what_it_means(tmp_path: Path) -> None:
+    written = write_rope_wavelet(tmp_path, d=16)
+    assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir())
+    assert len(written) == 2 + 2 * 3
+    text = (tmp_path / "rope-wavelet.md").read_text()
+    data = json.loads((tmp_path / "rope-wavelet.json").read_text())
+    assert f"Condition number of the triangle: {data['facts']['rope_based']['condition']:.0f}" in text
+    assert "8 shifts; the printed list gives 5" in text
+    assert data["environment"]["threads"] >= 1

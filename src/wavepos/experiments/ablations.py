@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
+from wavepos import Wavelet
+from wavepos.analysis.tables import TableStatistics, table_statistics
 from wavepos.experiments.published import LENGTHS, TABLE3, TABLE4
-from wavepos.positions import parse_position, position_dict
+from wavepos.positions import build_position, parse_position, position_dict
 
 AblationTable = Literal["3", "4"]
 CLOSED_FORMS = ("ricker", "gaussian", "morlet", "haar")
@@ -35,6 +37,13 @@ class Ablation:
     table: AblationTable
     position: dict[str, Any]
     published: dict[int, float]
+
+    def statistics(self, length: int = 512) -> TableStatistics:
+        """Dead and constant dimensions, rank and band of its table over that many tokens, such as L_train."""
+        head_dim = len(self.position["scales"]) * len(self.position["shifts"])
+        built = build_position(parse_position(self.position), head_dim=head_dim, num_heads=1)
+        assert isinstance(built, Wavelet)
+        return table_statistics(built, length)
 
 
 def ablations(table: AblationTable, head_dim: int = 128, variants: bool = False) -> list[Ablation]:

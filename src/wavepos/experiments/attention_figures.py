@@ -147,8 +147,8 @@ def _label(figure: Figure, found: AttentionMap) -> None:
 def _legend(found: AttentionMap, attended: Sequence[AttendedToken], total: int) -> str:
     everywhere = sum(len(token.heads) == total for token in attended)
     return (
-        f"black: weight ≥ {found.threshold:g}; red: {everywhere} tokens always attended to in all {total} heads, "
-        f"blue: {len(attended) - everywhere} in some"
+        f"black: weight ≥ {found.threshold:g}; red: always attended to in all {total} heads ({everywhere}), "
+        f"blue: in some ({len(attended) - everywhere})"
     )
 
 
