@@ -12,7 +12,13 @@ from wavepos import NoPE
 from wavepos.analysis.attention_maps import AttentionInputs, AttentionMap, attended_tokens, attention_picture
 from wavepos.analysis.receptive_field import content_free_alibi
 from wavepos.data import open_corpus, train_bpe
-from wavepos.experiments.attention_figures import maps_by_head, maps_by_method, maps_with_text, windows_by_head
+from wavepos.experiments.attention_figures import (
+    maps_by_head,
+    maps_by_method,
+    maps_with_text,
+    windows_by_head,
+    windows_by_slope,
+)
 from wavepos.experiments.figures import Reading, attention_figures, draw_figures, last_windows, reading_of_run
 from wavepos.experiments.style import BLACK, BLUE, RED, style_of
 from wavepos.models import BaevskiAuliConfig, BaevskiAuliForCausalLM
@@ -95,6 +101,18 @@ def test_windows_are_drawn_by_head_beside_those_of_the_slopes_alone() -> None:
     assert drawn.get_marker() == style_of("ALiBi").marker
 
 
+def test_windows_are_drawn_against_alibis_slopes() -> None:
+    figure = windows_by_slope({"ALiBi": last_windows(content_free_alibi(8, 1012), rows=1)}, 8)
+    endless, at_a_hundredth, measured = figure.axes[0].lines
+    assert list(measured.get_xdata()) == [2.0**-head for head in range(1, 9)]
+    assert list(measured.get_ydata()) == [12, 22, 39, 66, 110, 176, 263, 354]
+    at_7 = np.interp(2.0**-7, endless.get_xdata(), endless.get_ydata())
+    assert at_7 == pytest.approx(263, abs=1.5)
+    turned = np.nan_to_num(at_a_hundredth.get_ydata())
+    assert 0 < int(turned.argmax()) < 500
+    assert turned[0] == 0.0
+
+
 def test_all_attention_figures_come_from_models_of_both_families() -> None:
     ids = tokens(1, 60)[0]
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -113,6 +131,7 @@ def test_all_attention_figures_come_from_models_of_both_families() -> None:
         "figure03",
         "figure08",
         "windows",
+        "windows-alibi",
     }
     assert titles(figures["figure03"]) == ["Wavelet, recency start, head 4", "ALiBi, head 4"]
     assert len(titles(figures["figure08"])) == 6
@@ -144,6 +163,6 @@ def test_figures_of_a_run_are_written_as_png_and_svg(tmp_path: Path) -> None:
     written = draw_figures(tmp_path / "out", {"Wavelet": run}, length=50)
     names = {path.stem for path in written}
     assert names >= {"figure01", "figure02-no-content", "figure02-wavelet", "figure03", "figure07-wavelet", "figure08"}
-    assert names >= {"figure04", "figure05", "figure06", "figure09", "figure10", "windows"}
+    assert names >= {"figure04", "figure05", "figure06", "figure09", "figure10", "windows", "windows-no-content"}
     assert len(written) == 2 * len(names)
     assert all(path.stat().st_size > 1000 for path in written)

@@ -113,9 +113,7 @@ def windows_by_head(windows: Mapping[str, RowWindows]) -> Figure:
         for name, one in windows.items():
             axis.plot(heads, getattr(one, field), **style_of(name).line(label=name, linewidth=1.5))
         axis.set_yscale("log")
-        for each in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            each(LogFormatter(minor_thresholds=(2.0, 0.5)))
-        axis.tick_params(axis="y", which="minor", labelsize=7.5)
+        _plain(axis)
         axis.set_ylabel("keys")
         title(axis, label)
     alone = [alibi_window(slope, first.threshold) for slope in alibi_slopes(len(heads))]
@@ -127,10 +125,44 @@ def windows_by_head(windows: Mapping[str, RowWindows]) -> Figure:
     return figure
 
 
+def windows_by_slope(windows: Mapping[str, RowWindows], num_heads: int) -> Figure:
+    """ALiBi's window against its slope (section 4): measured, and of an endless row without content.
+
+    At 0.01 the curve turns back: where a weight is spread over many keys, none reaches the threshold.
+
+    Args:
+        windows: of models with ALiBi, all with that many heads.
+        num_heads: H; the slopes follow from it.
+    """
+    figure, axes = panels(1, 1, height=2.9)
+    axis = axes[0, 0]
+    curve = np.geomspace(2.0**-9, 2.0**-0.5, 600)
+    for threshold, dash in ((THRESHOLD, "dotted"), (TEXT_THRESHOLD, "dashed")):
+        keys = [alibi_window(float(slope), threshold) or np.nan for slope in curve]
+        axis.plot(curve, keys, color=GUIDE, linestyle=dash, linewidth=1.5, label=f"endless row, ≥ {threshold:g}")
+    for name, one in windows.items():
+        label = f"{name}, ≥ {one.threshold:g}"
+        axis.plot(alibi_slopes(num_heads), one.keys_H, **style_of(name).line(label=label) | {"linestyle": "none"})
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    _plain(axis)
+    axis.set_xlabel("slope")
+    axis.set_ylabel("keys")
+    axis.legend(fontsize=8.5, frameon=False)
+    return figure
+
+
+def _plain(axis: Any) -> None:
+    """Plain numbers on a logarithmic axis."""
+    for each in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        each(LogFormatter(minor_thresholds=(2.0, 0.5)))
+    axis.tick_params(axis="y", which="minor", labelsize=7.5)
+
+
 def _draw_map(axis: Any, found: AttentionMap, head: int, ticks: tuple[int, int] | None = None) -> None:
     image = found.image_HPP[head].cpu().numpy()
     extent = (0, found.length, found.length, 0)
-    axis.imshow(image, cmap=COLOURS, norm=PowerNorm(0.5, 0.0, 1.0), extent=extent, interpolation="auto")
+    axis.imshow(image, cmap=COLOURS, norm=PowerNorm(0.5, 0.0, 1.0), extent=extent, interpolation_stage="rgba")
     axis.grid(False)
     axis.spines[["left", "bottom"]].set_visible(False)  # they would hide the first key's column
     axis.tick_params(labelsize=7.5)

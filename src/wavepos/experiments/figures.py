@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import wavepos.models  # noqa: F401 - registers the models with transformers' Auto classes
-from wavepos import Wavelet
+from wavepos import ALiBi, Wavelet
 from wavepos.analysis.attention_maps import (
     AttentionInputs,
     AttentionMap,
@@ -30,6 +30,7 @@ from wavepos.experiments.attention_figures import (
     maps_by_method,
     maps_with_text,
     windows_by_head,
+    windows_by_slope,
 )
 from wavepos.experiments.style import save
 from wavepos.experiments.wavelet_figures import (
@@ -91,10 +92,14 @@ def wavelet_figures() -> dict[str, Figure]:
     }
 
 
-def content_free_figure(num_heads: int = 8, length: int = LENGTH) -> Figure:
-    """Fig. 2's windows as ALiBi's slopes alone give them."""
-    found = attention_picture(content_free_alibi(num_heads, length), THRESHOLD, pixels=PIXELS)
-    return maps_by_head(found, "ALiBi's slopes alone, no content")
+def content_free_figures(num_heads: int = 8, length: int = LENGTH) -> dict[str, Figure]:
+    """Fig. 2 as ALiBi's slopes alone give it, and its windows against the slopes."""
+    inputs = content_free_alibi(num_heads, length)
+    found = attention_picture(inputs, THRESHOLD, pixels=PIXELS)
+    return {
+        "figure02-no-content": maps_by_head(found, "ALiBi's slopes alone, no content"),
+        "windows-no-content": windows_by_slope({"ALiBi": last_windows(inputs, rows=1)}, num_heads),
+    }
 
 
 def attention_figures(readings: Mapping[str, Reading], layer: int = -1, head: int = 4) -> dict[str, Figure]:
@@ -115,6 +120,8 @@ def attention_figures(readings: Mapping[str, Reading], layer: int = -1, head: in
         inputs = attention_inputs(reading.model, reading.input_ids, layer)
         maps[name] = attention_picture(inputs, THRESHOLD, pixels=PIXELS)
         windows[name] = last_windows(inputs)
+        if isinstance(inputs.position, ALiBi):
+            found[f"windows-{_slug(name)}"] = windows_by_slope({name: windows[name]}, inputs.num_heads)
         found[f"figure02-{_slug(name)}"] = maps_by_head(maps[name], name)
         of_text = attention_picture(inputs, TEXT_THRESHOLD, pixels=PIXELS)
         attended = attended_tokens(of_text, list(reading.tokens))
@@ -146,7 +153,7 @@ def draw_figures(out: Path, runs: Mapping[str, Path], layer: int = -1, length: i
     Returns:
         The paths written.
     """
-    figures = {**wavelet_figures(), "figure02-no-content": content_free_figure()}
+    figures = {**wavelet_figures(), **content_free_figures()}
     if runs:
         figures |= attention_figures({name: reading_of_run(run, length) for name, run in runs.items()}, layer)
     return [path for name, figure in figures.items() for path in save(figure, out, name)]

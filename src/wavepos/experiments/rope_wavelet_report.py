@@ -51,7 +51,8 @@ def _as_wavelet(found: dict[str, Any]) -> list[str]:
         "|---:|---:|---:|",
         *(f"| {one['m']:,} | {one['k']:,} | {one['largest_difference']:.1e} |" for one in found["matrices"]),
         "",
-        f"- The equality {'holds, to rounding' if equal else 'does not hold'}. ∫ψ = {wavelet['mean']:.0e}, ∫ψ² = {wavelet['energy']:.12g}.",
+        f"- The equality {'holds, to rounding' if equal else 'does not hold'}. ∫ψ = {wavelet['mean']:.0e}, "
+        f"∫ψ² = {wavelet['energy']:.12g}.",
         f"- The zero mean belongs to whole turns: f = t gives {wavelet['mean_of_t']:.4f}, f = 3t "
         f"{wavelet['mean_of_3t']:.4f}.",
         f"- A phase that rises without the restart gives the same matrix, to {found['monotone_phase_difference']:.0e}.",
