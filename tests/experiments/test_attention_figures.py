@@ -16,6 +16,7 @@ from wavepos.experiments.attention_figures import (
     maps_by_head,
     maps_by_method,
     maps_with_text,
+    pooled,
     windows_by_head,
     windows_by_slope,
 )
@@ -88,6 +89,17 @@ def test_figure_7_leaves_out_the_middle_of_a_long_text_and_shows_what_cannot_be_
     assert written[-1].endswith("z→")
     assert len(written) == 1 + 2 * 9 + 1
     assert max(map(len, written[1:])) <= 66
+
+
+@pytest.mark.parametrize(("size", "side"), [(12, 4), (10, 4), (5, 5), (3, 8)])
+def test_pooled_images_hold_the_mean_of_what_each_cell_covers(size: int, side: int) -> None:
+    image = np.random.default_rng(0).random((size, size))
+    found = pooled(image, side)
+    assert found.shape == (min(size, side),) * 2
+    assert found.mean() == pytest.approx(image.mean())
+    if size == 12:
+        assert np.allclose(found, image.reshape(4, 3, 4, 3).mean((1, 3)))
+    assert np.allclose(pooled(np.ones((size, size)), side), 1.0)
 
 
 def test_windows_are_drawn_by_head_beside_those_of_the_slopes_alone() -> None:

@@ -15,9 +15,11 @@ from wavepos.positions.alibi import alibi_slopes
 
 THRESHOLD, TEXT_THRESHOLD = 1e-3, 1e-2
 """Of Fig. 2, 3 and 8, and of Fig. 7."""
-PIXELS = 320
-"""Side of a panel's image; longer maps are pooled by the share of black pairs, shown by its square root, so that a
-column one token wide can still be seen."""
+PIXELS = 360
+"""Side of a map's image; longer maps are pooled by the share of black pairs, shown by its square root, so that a column
+one token wide can still be seen."""
+PANEL_PIXELS = {1: 360, 2: 360, 3: 210}
+"""Side of the image in a panel by panels in a row: no more than a PNG has, for others would be left out."""
 COLOURS = LinearSegmentedColormap.from_list("black on yellow", [WHITE_OF_MAPS, BLACK])
 LINE_CHARACTERS, LINES_AT_EACH_END = 66, 9
 LINE_HEIGHT, TEXT_SIZE, ADVANCE = 0.165, 8.8, 0.60205
@@ -58,7 +60,8 @@ def maps_by_method(maps: Mapping[str, AttentionMap], heads: Sequence[int] | None
     figure, axes = panels(len(heads), len(maps), height=WIDTH / len(maps) * 0.98 + 0.12)
     for row, head in enumerate(heads):
         for column, (name, found) in enumerate(maps.items()):
-            _draw_map(axes[row, column], found, head, ticks=(0, found.length) if len(maps) > 2 else None)
+            ticks = (0, found.length) if len(maps) > 2 else None
+            _draw_map(axes[row, column], found, head, len(maps), ticks)
             title(axes[row, column], f"{name}, head {head + 1}", size=8.5)
     _label(figure, first)
     return figure
@@ -90,7 +93,7 @@ def maps_with_text(
         axis = axes[0, number]
         place = (left + number * (side + gap), tall - 0.3 - side, side, side)
         axis.set_position([x / whole for x, whole in zip(place, (WIDTH, tall) * 2, strict=True)])
-        _draw_map(axis, found, head, ticks=(0, found.length))
+        _draw_map(axis, found, head, max(3, len(heads)), ticks=(0, found.length))
         axis.set_yticks([0, found.length] if number == 0 else [])
         title(axis, f"head {head + 1}", size=8.5)
     top = tall - 0.3 - side - 0.45
@@ -159,10 +162,24 @@ def _plain(axis: Any) -> None:
     axis.tick_params(axis="y", which="minor", labelsize=7.5)
 
 
-def _draw_map(axis: Any, found: AttentionMap, head: int, ticks: tuple[int, int] | None = None) -> None:
-    image = found.image_HPP[head].cpu().numpy()
+def pooled(image: np.ndarray, side: int) -> np.ndarray:
+    """A square image of at most that side, each cell the mean of what it covers."""
+    size = image.shape[0]
+    if size <= side:
+        return image
+    edges, cells = np.linspace(0.0, size, side + 1), np.arange(size)
+    covered = np.minimum(edges[1:, None], cells + 1.0) - np.maximum(edges[:-1, None], cells)
+    weights = covered.clip(0.0) * (side / size)
+    return np.asarray(weights @ image @ weights.T)
+
+
+def _draw_map(
+    axis: Any, found: AttentionMap, head: int, columns: int = 2, ticks: tuple[int, int] | None = None
+) -> None:
+    side = PANEL_PIXELS.get(columns, PANEL_PIXELS[3])
+    image = pooled(found.image_HPP[head].cpu().numpy(), side)
     extent = (0, found.length, found.length, 0)
-    axis.imshow(image, cmap=COLOURS, norm=PowerNorm(0.5, 0.0, 1.0), extent=extent, interpolation_stage="rgba")
+    axis.imshow(image, cmap=COLOURS, norm=PowerNorm(0.5, 0.0, 1.0), extent=extent, interpolation="nearest")
     axis.grid(False)
     axis.spines[["left", "bottom"]].set_visible(False)  # they would hide the first key's column
     axis.tick_params(labelsize=7.5)
