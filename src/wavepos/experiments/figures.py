@@ -1,0 +1,163 @@
+"""All of the paper's figures as files: the wavelets by themselves, the attention maps of models at hand."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import wavepos.models  # noqa: F401 - registers the models with transformers' Auto classes
+from wavepos import ALiBi, Wavelet
+from wavepos.analysis.attention_maps import (
+    AttentionInputs,
+    AttentionMap,
+    attended_tokens,
+    attention_picture,
+)
+from wavepos.analysis.model_attention import attention_inputs
+from wavepos.analysis.receptive_field import RowWindows, content_free_alibi, row_windows
+from wavepos.data import prepare_split
+from wavepos.evaluate.run import finished_run
+from wavepos.experiments.attention_figures import (
+    PIXELS,
+    TEXT_THRESHOLD,
+    THRESHOLD,
+    maps_by_head,
+    maps_by_method,
+    maps_with_text,
+    windows_by_head,
+    windows_by_slope,
+)
+from wavepos.experiments.style import save
+from wavepos.experiments.wavelet_figures import (
+    compared_wavelets,
+    discrete_wavelets,
+    ricker_scales,
+    wavelets_of_a_head,
+)
+
+LENGTH = 1012
+"""Tokens read whole in Fig. 2, 3, 7 and 8."""
+LAST_ROWS = 64
+"""Rows whose windows are averaged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A model and the text it reads.
+
+    Attributes:
+        model: one of ours, in evaluation.
+        input_ids: int64 [T].
+        tokens: their texts.
+    """
+
+    model: nn.Module
+    input_ids: Tensor
+    tokens: Sequence[str]
+
+
+def reading_of_run(run_dir: Path, length: int = LENGTH, start: int = 0) -> Reading:
+    """A finished run's model, and tokens start … start + length − 1 of its corpus's validation split.
+
+    Raises:
+        FileNotFoundError, ValueError: no finished run there, or a split with fewer tokens.
+    """
+    config = finished_run(run_dir)["config"]
+    tokenizer: Any = AutoTokenizer.from_pretrained(run_dir / "model")
+    ids = prepare_split(config["corpus"], "valid", tokenizer).ids
+    if start < 0 or length < 1 or start + length > len(ids):
+        raise ValueError(f"the validation split has {len(ids):,} tokens, got start {start:,} and length {length:,}")
+    chosen = torch.tensor(ids[start : start + length].tolist())
+    return Reading(
+        model=AutoModelForCausalLM.from_pretrained(run_dir / "model").eval(),
+        input_ids=chosen,
+        tokens=[tokenizer.decode([token]) for token in chosen.tolist()],
+    )
+
+
+def wavelet_figures() -> dict[str, Figure]:
+    """Fig. 1, 4, 5, 6, 9 and 10, which need no model."""
+    return {
+        "figure01": wavelets_of_a_head(Wavelet(128)),
+        "figure04": ricker_scales(4),
+        "figure05": ricker_scales(5),
+        "figure06": compared_wavelets(),
+        "figure09": discrete_wavelets(9),
+        "figure10": discrete_wavelets(10),
+    }
+
+
+def content_free_figures(num_heads: int = 8, length: int = LENGTH) -> dict[str, Figure]:
+    """Fig. 2 as ALiBi's slopes alone give it, and its windows against the slopes."""
+    inputs = content_free_alibi(num_heads, length)
+    found = attention_picture(inputs, THRESHOLD, pixels=PIXELS)
+    return {
+        "figure02-no-content": maps_by_head(found, "ALiBi's slopes alone, no content"),
+        "windows-no-content": windows_by_slope({"ALiBi": last_windows(inputs, rows=1)}, num_heads),
+    }
+
+
+def attention_figures(readings: Mapping[str, Reading], layer: int = -1, head: int = 4) -> dict[str, Figure]:
+    """Fig. 2, 3, 7 and 8 and the windows, of trained models.
+
+    Args:
+        readings: by method, all of one length and with equally many heads.
+        layer: from 0; negative numbers count from the last. The paper does not name its layer.
+        head: of Fig. 3, from 1, or the last where there are fewer; Fig. 8 has the others.
+
+    Returns:
+        Fig. 2 and 7 for each method, the others with a column for each.
+    """
+    found: dict[str, Figure] = {}
+    maps: dict[str, AttentionMap] = {}
+    windows: dict[str, RowWindows] = {}
+    for name, reading in readings.items():
+        inputs = attention_inputs(reading.model, reading.input_ids, layer)
+        maps[name] = attention_picture(inputs, THRESHOLD, pixels=PIXELS)
+        windows[name] = last_windows(inputs)
+        if isinstance(inputs.position, ALiBi):
+            found[f"windows-{_slug(name)}"] = windows_by_slope({name: windows[name]}, inputs.num_heads)
+        found[f"figure02-{_slug(name)}"] = maps_by_head(maps[name], name)
+        of_text = attention_picture(inputs, TEXT_THRESHOLD, pixels=PIXELS)
+        attended = attended_tokens(of_text, list(reading.tokens))
+        found[f"figure07-{_slug(name)}"] = maps_with_text(of_text, reading.tokens, attended)
+    heads = len(next(iter(windows.values())).keys_H)
+    chosen = min(head, heads) - 1
+    found["figure03"] = maps_by_method(maps, [chosen])
+    if others := [one for one in range(heads) if one != chosen]:
+        found["figure08"] = maps_by_method(maps, others)
+    found["windows"] = windows_by_head(windows)
+    return found
+
+
+def last_windows(inputs: AttentionInputs, threshold: float = THRESHOLD, rows: int = LAST_ROWS) -> RowWindows:
+    """The windows of each head, means over the last rows."""
+    first = max(0, inputs.length - rows)
+    return row_windows(inputs.rows(first, inputs.length), threshold, first_row=first)
+
+
+def draw_figures(out: Path, runs: Mapping[str, Path], layer: int = -1, length: int = LENGTH) -> list[Path]:
+    """Write the figures as PNG and SVG into a folder; those of attention where runs are given.
+
+    Args:
+        out: the folder.
+        runs: finished runs by method.
+        layer: whose attention is drawn, from 0; negative numbers count from the last.
+        length: tokens read whole.
+
+    Returns:
+        The paths written.
+    """
+    figures = {**wavelet_figures(), **content_free_figures()}
+    if runs:
+        figures |= attention_figures({name: reading_of_run(run, length) for name, run in runs.items()}, layer)
+    return [path for name, figure in figures.items() for path in save(figure, out, name)]
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
