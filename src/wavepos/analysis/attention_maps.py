@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wavepos.attention import attention_map
+from wavepos.ops.attention import attention_map
 from wavepos.positions import Position
 
 TILE_ELEMENTS = 2**22

@@ -21,7 +21,6 @@ from wavepos.analysis.attention_maps import (
 from wavepos.analysis.model_attention import attention_inputs
 from wavepos.analysis.receptive_field import RowWindows, content_free_alibi, row_windows
 from wavepos.data import prepare_split
-from wavepos.evaluate.run import finished_run
 from wavepos.experiments.attention_figures import (
     PIXELS,
     TEXT_THRESHOLD,
@@ -39,6 +38,7 @@ from wavepos.experiments.wavelet_figures import (
     ricker_scales,
     wavelets_of_a_head,
 )
+from wavepos.runs import finished_run
 
 LENGTH = 1012
 """Tokens read whole in Fig. 2, 3, 7 and 8."""

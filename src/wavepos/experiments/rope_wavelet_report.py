@@ -5,7 +5,7 @@ from typing import Any
 
 from wavepos.experiments.rope_wavelet import dense_timing, facts, haar_figure, matrices_figure, wavelets_figure
 from wavepos.experiments.style import save
-from wavepos.provenance import environment, write_json, write_text
+from wavepos.runs import environment, write_json, write_text
 
 
 def write_rope_wavelet(out: Path, d: int = 128, theta: float = 1e4) -> list[Path]:
