@@ -88,7 +88,7 @@ def perplexity_against_length(
         band: equal runs of a reference, whose range over seeds is drawn as a band.
     """
     title = {"whole": "Sequences read whole", "sliding": "Sliding windows"}.get(kind, "Divided into L_train")
-    figure, axes = _figure(f"{title}: {short_text(text)}", "tokens read at once", f"perplexity {unit_of(text)}")
+    figure, axes = _figure(f"{title}\n{short_text(text)}", "tokens read at once", f"perplexity {unit_of(text)}")
     found = columns(panel, text, kind)
     for name in names:
         lengths, values = _finite(found, name)
@@ -115,7 +115,7 @@ def perplexity_against_length(
 
 def loss_by_position(panel: Panel, text: str, names: Sequence[str]) -> Figure:
     """Mean loss of the targets at each place of the longest sequences, in bins that widen with the place."""
-    title = f"Loss by place in the sequence: {short_text(text)}"
+    title = f"Loss by place in the sequence\n{short_text(text)}"
     figure, axes = _figure(title, "place in the sequence (tokens before it)", "nats a token")
     for name in names:
         of_seeds = [e["loss_by_place"] for e in _evaluations(panel, text, name) if e["loss_by_place"]]
@@ -294,7 +294,7 @@ def _plain_ticks(axes: Any) -> None:
 
 def _figure(title: str, x: str, y: str) -> tuple[Figure, Any]:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.8, 4.2), layout="constrained")
+        figure = Figure(figsize=(5.0, 4.2), layout="constrained")
         axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(x)
