@@ -123,6 +123,14 @@ def test_another_position_starts_anew_and_leaves_the_rest(saved: Any, given: Any
         load_model(tmp_path, position=given)
 
 
+@pytest.mark.parametrize("position", ["t5", "transformer_xl"])
+def test_a_layers_own_position_is_not_made_up_where_it_is_missing(position: str, tmp_path: Path) -> None:
+    small("baevski-auli", position, num_hidden_layers=3).save_pretrained(tmp_path)
+    change_weights(tmp_path, lambda weights: [weights.pop(key) for key in list(weights) if "positions.2." in key])
+    with pytest.raises(ValueError, match=r"lacks weights that its config asks for: positions\.2\."):
+        load_model(tmp_path)
+
+
 def test_from_llama_names_what_a_llama_lacks(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=97, **sizes)).save_pretrained(tmp_path)

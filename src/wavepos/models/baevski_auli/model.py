@@ -223,15 +223,15 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *inputs: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """transformers' own; a directory in which layers shared a learned position gives it to every layer."""
+        """transformers' own; layers that shared T5's bias when they were saved each begin with it."""
         model, info = super().from_pretrained(source, *inputs, output_loading_info=True, **kwargs)
-        later = {key for key in info["missing_keys"] if key.startswith("positions.")}
-        if later and not any(key.startswith("positions.0.") for key in later):
+        later = _of_later_layers(model)
+        if later and later <= info["missing_keys"] and "positions.0.weight" not in info["missing_keys"]:
             for position in model.positions[1:]:
                 position.load_state_dict(model.positions[0].state_dict())
             info["missing_keys"] -= later
             logger.warning(
-                "%s holds one position for all layers: every layer begins with it, nothing is missing", source
+                "%s holds one T5 bias for all layers: every layer begins with it, nothing is missing", source
             )
         return (model, info) if output_loading_info else model
 
@@ -262,10 +262,15 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
                 module.reset_parameters()
 
 
+def _of_later_layers(model: Any) -> set[str]:
+    """The names of T5's biases beyond the first layer's, which state dicts lack whose layers shared it; else none."""
+    if model.config.position["method"] != "t5":
+        return set()
+    return {f"positions.{index}.weight" for index in range(1, len(model.positions))}
+
+
 def _spread_shared_position(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Give every layer the position of a state dict in which layers shared a learned one (T5's bias, formerly)."""
-    for index in range(1, len(model.positions)):  # type: ignore[arg-type] # a ModuleList
-        own = f"{prefix}positions.{index}."
-        if not any(key.startswith(own) for key in state):
-            first = f"{prefix}positions.0."
-            state |= {own + key.removeprefix(first): x for key, x in state.items() if key.startswith(first)}
+    """Give every layer the T5 bias of a state dict in which layers shared it."""
+    later, first = _of_later_layers(model), f"{prefix}positions.0.weight"
+    if first in state and not any(prefix + name in state for name in later):
+        state |= {prefix + name: state[first] for name in later}
