@@ -206,10 +206,10 @@ def test_cached_logits_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_a_model_that_loses_its_position_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from wavepos.ops.attention import attention as attend
 
-    def without(*tensors: Any, position: Any, **options: Any) -> Any:
-        return attend(*tensors, position=NoPE(), **options)
+    def without(*tensors: Any, position: Any, backend: Any, **options: Any) -> Any:
+        return attend(*tensors, position=NoPE() if backend == "auto" else position, backend=backend, **options)
 
-    monkeypatch.setattr("wavepos.models.baevski_auli.attention", without)
+    monkeypatch.setattr("wavepos.models.base.attention", without)
     config = TrainStepConfig(device="cpu", lengths=(32,), peers=("wavelet",))
     with pytest.raises(ParityError, match="wavelet differs from the reference"):
         bench_train_step(config, tmp_path / "train_step.json", False, lambda *_: None)
