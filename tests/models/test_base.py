@@ -12,6 +12,7 @@ from wavepos.positions import Position
 
 LEARNED = {
     "t5": ["weight"],
+    "kerple": ["rho_1_H", "rho_2_H"],
     "shaw": ["weight"],
     "transformer_xl": ["weight_HDC", "u_HD", "v_HD"],
     "wavelet-recency": ["query_bias_HD"],

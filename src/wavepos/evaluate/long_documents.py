@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-import wavepos.models  # noqa: F401 - registers the models with transformers' Auto classes
 from wavepos.console import Update
 from wavepos.data import TokenFile, prepare_split
 from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, window_nats
+from wavepos.models.loading import load_model
 from wavepos.runs import MODEL, environment, finished_run, slug, write_json
 
 LENGTHS = (4096, 8192, 16_384, 32_768)
@@ -144,7 +144,7 @@ def evaluate_run_on_long_documents(
     config = finished_run(run_dir)["config"]
     lengths, corpus = sorted(lengths or LENGTHS), corpus or config["corpus"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(run_dir / MODEL).eval().to(device)
+    model: Any = load_model(run_dir / MODEL).to(device)
     tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
     tokens = prepare_split(corpus, "valid", tokenizer)
     documents = sample_documents(tokens, tokenizer.eos_token_id, lengths[-1], num_documents, seed)

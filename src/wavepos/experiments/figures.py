@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-import wavepos.models  # noqa: F401 - registers the models with transformers' Auto classes
 from wavepos import ALiBi, Wavelet
 from wavepos.analysis.attention_maps import (
     AttentionInputs,
@@ -38,6 +37,7 @@ from wavepos.experiments.wavelet_figures import (
     ricker_scales,
     wavelets_of_a_head,
 )
+from wavepos.models.loading import load_model
 from wavepos.runs import finished_run
 
 LENGTH = 1012
@@ -74,7 +74,7 @@ def reading_of_run(run_dir: Path, length: int = LENGTH, start: int = 0) -> Readi
         raise ValueError(f"the validation split has {len(ids):,} tokens, got start {start:,} and length {length:,}")
     chosen = torch.tensor(ids[start : start + length].tolist())
     return Reading(
-        model=AutoModelForCausalLM.from_pretrained(run_dir / "model").eval(),
+        model=load_model(run_dir / "model"),
         input_ids=chosen,
         tokens=[tokenizer.decode([token]) for token in chosen.tolist()],
     )
