@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wavepos import NoPE, Wavelet, attention
 from wavepos.ops.attention import attention_map
-from wavepos.ops.choice import SERVED
+from wavepos.ops.choice import IMPLEMENTATIONS
 from wavepos.positions import Position, ScoreTerms
 
 Extended: Any = dataclasses.make_dataclass(
@@ -64,7 +64,7 @@ def test_the_fields_in_use_are_those_that_say_something() -> None:
 
 
 def test_the_specification_serves_every_term() -> None:
-    assert SERVED["reference"] == {field.name for field in dataclasses.fields(ScoreTerms)}
+    assert IMPLEMENTATIONS["reference"].serves == {field.name for field in dataclasses.fields(ScoreTerms)}
 
 
 @pytest.mark.parametrize("backend", ["banded", "triton"])

@@ -25,7 +25,8 @@ from wavepos.ops.mask import Mask
 from wavepos.positions import Position, ScoreTerms
 
 pytest.importorskip("triton", reason="triton is not installed")
-from wavepos.ops.fused.backend import triton_attention
+from wavepos.ops.call import Call
+from wavepos.ops.choice import run_backend
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE == "cuda" else [])  # the interpreter's is wrong
@@ -209,11 +210,11 @@ def test_operator_is_described_to_the_compiler() -> None:
     q, k, v, _ = case(40).inputs()
     r, table = torch.randn(1, 2, 40, 16, device=DEVICE), torch.randn(20, 16, device=DEVICE)
     tensors = [x.requires_grad_() for x in (q, k, v, r, table)]
-    arguments = (*tensors, None, None, 0, 0.125, True)
+    arguments = (*tensors, None, None, 0, 0.125)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(torch.ops.wavepos.triton_attention.default, arguments, test_utils=checks)
     out, lse = (x.detach() for x in torch.ops.wavepos.triton_attention(*arguments))
-    backward = (torch.randn_like(out), *(x.detach() for x in tensors), None, None, out, lse, 0, 0.125, True, True)
+    backward = (torch.randn_like(out), *(x.detach() for x in tensors), None, None, out, lse, 0, 0.125, True)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.wavepos.triton_attention_backward.default, backward, test_utils=checks)
 
@@ -257,7 +258,7 @@ def test_refusals_of_terms(fields: dict[str, Any], message: str) -> None:
     q, k, v, _ = case(20).inputs()
     terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=q, **fields)
     with pytest.raises(ValueError, match=rf"backend='triton' .*{message}"):
-        triton_attention(terms, v, Mask(num_queries=20, num_keys=20), 0.125)
+        run_backend("triton", Call(terms=terms, v_BGSD=v, mask=Mask(num_queries=20, num_keys=20), softmax_scale=0.125))
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter's limit")
