@@ -59,6 +59,18 @@ class Projected(Position):
             nn.init.normal_(weight, std=0.3, generator=generator)
 
 
+def drawn(position: Position, seed: int = 0) -> Position:
+    """The position with weights of its own distribution, the same in every run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        position.reset_parameters()
+    return position
+
+
+def t5(seed: int = 0) -> Position:
+    return drawn(T5Bias(2, num_buckets=8, max_distance=21), seed)
+
+
 def wavelet() -> Wavelet:
     return Wavelet(64, scales=(1, 2))
 
@@ -67,12 +79,12 @@ POSITIONS: dict[str, Callable[[], Position]] = {
     "nope": NoPE,
     "rotary": lambda: Rotary(64),
     "alibi": lambda: ALiBi(2),
-    "t5": lambda: T5Bias(2, num_buckets=8, max_distance=21),
-    "shaw": lambda: ShawRelative(64, max_distance=20),
-    "shaw_short": lambda: ShawRelative(64, max_distance=1),
+    "t5": lambda: t5(),
+    "shaw": lambda: drawn(ShawRelative(64, max_distance=20)),
+    "shaw_short": lambda: drawn(ShawRelative(64, max_distance=1)),
     "wavelet": wavelet,
     "wavelet_biased": lambda: Wavelet(64, scales=(1, 2), query_bias="recency", num_heads=2),
-    "learned_relative": lambda: LearnedRelative(relative_dim=16, extent=30),
+    "learned_relative": lambda: drawn(LearnedRelative(relative_dim=16, extent=30)),
     "projected": Projected,
     "projected_point": lambda: Projected(reach=1),
     "projected_wide": lambda: Projected(reach=WIDE),
@@ -101,8 +113,11 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield filled
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", POSITIONS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, torch.float32) for name in POSITIONS]
+    + [(name, dtype) for name in ("nope", "t5", "wavelet", "projected_wide") for dtype in DTYPES[1:]],
+)
 def test_positions(name: str, dtype: torch.dtype, poisoned: list[int]) -> None:
     yardstick.assert_within(POSITIONS[name](), case(LONG, dtype=dtype), "triton")
     assert len(poisoned) >= 6  # out, lse, dq, dk, dv, delta
@@ -112,8 +127,9 @@ def test_reaches_as_far_as_these_tests_say() -> None:
     assert wavelet().reach() == BAND
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("name", ["wavelet", "shaw"])
+@pytest.mark.parametrize(
+    ("name", "length"), [("wavelet", length) for length in LENGTHS] + [("shaw", 17), ("shaw", 111)]
+)
 def test_lengths(name: str, length: int, poisoned: list[int]) -> None:
     yardstick.assert_within(POSITIONS[name](), case(length), "triton")
 
@@ -130,7 +146,7 @@ def test_head_dim_128(dtype: torch.dtype) -> None:
     yardstick.assert_within(position, case(LONG, head_dim=128, num_heads=1, dtype=dtype), "triton")
 
 
-@pytest.mark.parametrize("name", ["wavelet", "shaw", "t5", "alibi"])
+@pytest.mark.parametrize("name", ["wavelet", "t5", "alibi"])
 @pytest.mark.parametrize("num_queries, query_offset", [(1, 110), (33, 78), (40, 13), (40, 100)])
 def test_offsets(name: str, num_queries: int, query_offset: int, poisoned: list[int]) -> None:
     """The newest of the keys, queries in their middle, and queries past the last of them."""
@@ -144,7 +160,7 @@ def documents(kind: str, length: int) -> Tensor:
     return {"packed": packed, "interleaved": place // 7 % 3}[kind][None]
 
 
-@pytest.mark.parametrize("name", ["projected_wide", "shaw", "t5", "nope"])
+@pytest.mark.parametrize("name", ["projected_wide", "t5", "nope"])
 @pytest.mark.parametrize("kind", ["packed", "interleaved"])
 def test_documents(name: str, kind: str, poisoned: list[int]) -> None:
     yardstick.assert_within(POSITIONS[name](), case(100), "triton", document_ids=documents(kind, 100))
@@ -172,7 +188,7 @@ def test_documents_do_not_leak() -> None:
     assert torch.count_nonzero(dk[:, :, ~foreign]) > 0
 
 
-@pytest.mark.parametrize("name", ["projected", "projected_clamped", "t5"])
+@pytest.mark.parametrize("name", ["projected", "t5"])
 def test_same_bits_twice(name: str) -> None:
     def run() -> list[Tensor]:
         position = POSITIONS[name]().to(DEVICE)
@@ -202,7 +218,9 @@ def test_heads_side_by_side_in_memory() -> None:
 
 
 def test_softmax_scale() -> None:
-    yardstick.assert_within(POSITIONS["t5"](), case(64), "triton", softmax_scale=1.0)
+    """T5's own scale of 1 makes scores of ±30: most queries give one key all of their weight."""
+    for seed in range(3):
+        yardstick.assert_within(t5(seed), case(64, seed=seed), "triton", softmax_scale=1.0)
     yardstick.assert_within(wavelet(), case(64), "triton", softmax_scale=0.02)
 
 

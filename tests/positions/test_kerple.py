@@ -77,7 +77,7 @@ def test_the_gradient_of_a_rate_is_its_finite_difference() -> None:
 def test_the_fused_kernel_refuses_the_gradient_of_a_bias_over_all_displacements() -> None:
     pytest.importorskip("triton")
     q = torch.randn(1, 2, 64, 64)
-    with pytest.raises(ValueError, match="the gradient of a bias that covers every displacement|needs CUDA tensors"):
+    with pytest.raises(ValueError, match=r"the gradient of a bias that covers every displacement|needs CUDA tensors"):
         attention(q, q, q, position=Kerple(2), backend="triton")
 
 

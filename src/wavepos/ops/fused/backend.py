@@ -2,7 +2,7 @@
 
 The term r_m·p(δ) of the table's R displacements is computed before the kernel by matrix products (`skew.py`) and read
 by it in aligned tiles; a bias b[h,δ] is read from its [H,R] table. Keys further back than R need neither: their tiles
-are plain flash attention. The backward pass makes the band again and writes the gradient of each of its entries over
+are plain flash attention. The backward pass makes these logits again and writes the gradient of each of its entries over
 it, once and without atomics, so it is deterministic; matrix products turn it into the gradients of r and the table.
 """
 
@@ -183,9 +183,9 @@ def _backward(  # noqa: PLR0913 - an operator takes tensors and numbers only
     """dq, dk, dv, dr and the gradient of the table or the bias; the last two are empty where there is none."""
     dq, dk, dv = torch.empty_like(q), k.new_empty(k.shape), v.new_empty(v.shape)
     layout = _layout(q, table, bias, query_offset)
-    term = dband = _term(r, table, bias, layout)
+    term = dlogits = _term(r, table, bias, layout)
     if bias is not None:
-        dband = q.new_zeros(q.shape[0], q.shape[1], layout.rows, layout.pitch) if needs_dterm else None
+        dlogits = q.new_zeros(q.shape[0], q.shape[1], layout.rows, layout.pitch) if needs_dterm else None
     delta = torch.empty_like(lse)
     first, last = (q, q) if documents is None else documents.unbind()
     inputs = (q, k, v, grad, lse, delta)
@@ -196,7 +196,7 @@ def _backward(  # noqa: PLR0913 - an operator takes tensors and numbers only
     _launch(
         kernels.delta_kernel, (q, for_dq.queries), (out, grad, delta), (*_strides(out, grad), *q.shape[1:3]), options
     )
-    _launch(  # before dq's kernel, which overwrites the band
+    _launch(  # before dq's kernel, which overwrites the logits
         kernels.dkdv_kernel,
         (k, for_dkdv.keys),
         (*inputs, dk, dv, _or(term, q), first, last),
@@ -206,11 +206,11 @@ def _backward(  # noqa: PLR0913 - an operator takes tensors and numbers only
     _launch(
         kernels.dq_kernel,
         (q, for_dq.queries),
-        (*inputs, dq, _or(term, q), _or(dband, q), first),
+        (*inputs, dq, _or(term, q), _or(dlogits, q), first),
         (*_strides(q, k, v, grad, dq), *numbers),
-        {**switches, "DBAND": dband is not None, **for_dq.options(q.shape[3])},
+        {**switches, "DLOGITS": dlogits is not None, **for_dq.options(q.shape[3])},
     )
-    return dq, dk, dv, *_term_gradients(dband, q, r, table, layout, needs_dterm)
+    return dq, dk, dv, *_term_gradients(dlogits, q, r, table, layout, needs_dterm)
 
 
 @_backward.register_fake
@@ -230,22 +230,22 @@ def _backward_fake(
 
 
 def _term_gradients(
-    dband: Tensor | None,
+    dlogits: Tensor | None,
     q: Tensor,
     r: Tensor | None,
     table: Tensor | None,
     layout: SkewLayout,
     needs_dterm: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dr and the gradient of the table or the bias, from the gradient of the band."""
+    """dr and the gradient of the table or the bias, from that of the relative logits."""
     dr, dterm = (q.new_empty(0, dtype=torch.float32) for _ in range(2))
-    if dband is None:
+    if dlogits is None:
         return dr, dterm
     if r is None or table is None:
-        return dr, skew.band_grad_bias(dband, layout)
+        return dr, skew.grad_bias(dlogits, layout)
     if needs_dterm:
-        dterm = skew.band_grad_table(dband, r, layout)
-    return skew.band_grad_r(dband, table, layout, r.shape), dterm
+        dterm = skew.grad_table(dlogits, r, layout)
+    return skew.grad_r(dlogits, table, layout, r.shape), dterm
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -272,7 +272,7 @@ def _term(r: Tensor | None, table: Tensor | None, bias: Tensor | None, layout: S
     """What the kernel reads the term from."""
     if r is None or table is None:
         return None if bias is None else bias.contiguous()
-    return skew.make_band(r, table, layout)
+    return skew.relative_logits(r, table, layout)
 
 
 def _tile_size(kernel: str, q: Tensor) -> TileSize:
