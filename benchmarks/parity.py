@@ -14,8 +14,9 @@ from torch import Tensor
 
 from benchmarks.peers import Built, Case, Pass, Peer
 from wavepos import attention
+from wavepos.ops.call import Call
+from wavepos.ops.choice import run_backend
 from wavepos.ops.mask import Mask
-from wavepos.ops.reference import attention_weights
 from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
 
 PARITY_LENGTHS = (1000, 250)
@@ -119,7 +120,7 @@ def _dense(built: Built, case: Case) -> Any:
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         terms = position_terms(built.position.to(q.device), q, k, built.relative_states)
         mask = Mask(num_queries=q.shape[2], num_keys=k.shape[2])
-        weights = attention_weights(terms, mask, case.softmax_scale)
+        weights = run_backend("weights", Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=case.softmax_scale))
         return weights.to(q.dtype) @ v
 
     return run

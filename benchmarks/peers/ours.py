@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from benchmarks.peers.inkling import EXTENT, RELATIVE_DIM
 from benchmarks.peers.peer import Built, Case, Peer, dense
 from wavepos import ALiBi, LearnedRelative, NoPE, T5Bias, Wavelet, attention
-from wavepos.ops.choice import Backend
+from wavepos.ops.call import Backend
 from wavepos.positions import Position
 
 

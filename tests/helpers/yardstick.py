@@ -57,6 +57,9 @@ class Error:
 
     A gradient of q or k is a difference, of dO·v and its mean over the keys: its rounding follows their size, not its
     own, which is zero where a query sees one key. So the size of a gradient is at least that of the one that arrives.
+    A learned parameter's is a sum of such differences over B·T queries, of which each is rounded by itself: in the dense
+    form they cancel within a query, for it subtracts the mean of the very numbers that it holds, and in the forms that
+    know the mean from the output they add up as a random walk does, to √(B·T) times the size of one.
     """
 
     name: str
@@ -93,7 +96,7 @@ def measure(position: Position, case: Case, backend: str, **kwargs: Any) -> list
             name=name,
             backend=_distance(ours[name], value),
             dense=_distance(dense[name], value),
-            magnitude=max(float(value.abs().max()), 0.0 if name == "out" else float(grad.abs().max())),
+            magnitude=max(float(value.abs().max()), float(grad.abs().max()) * _roundings_of_one(name, inputs, case)),
             dtype=case.dtype,
         )
         for name, value in truth.items()
@@ -168,6 +171,13 @@ def _skew(values: Tensor, displacement: Tensor, terms: ScoreTerms) -> Tensor:
     last = values.shape[-1] - 1
     at = torch.take_along_dim(values, displacement.clamp(0, last).expand(*values.shape[:-1], -1), -1)
     return torch.where(displacement > last, 0.0, at) if terms.tail == "zero" else at
+
+
+def _roundings_of_one(name: str, inputs: dict[str, Tensor], case: Case) -> float:
+    """By how much more than one of its terms a tensor is rounded, where it may be smaller than they are."""
+    if name == "out":
+        return 0.0
+    return 1.0 if name.removeprefix("d") in inputs else math.sqrt(case.batch * case.num_queries)
 
 
 def _distance(x: Tensor, truth: Tensor) -> float:

@@ -6,6 +6,7 @@ from small_positions import HEAD_DIM, POSITIONS, heads, position
 from yardstick import Case, assert_within
 
 from wavepos import Wavelet, attention
+from wavepos.ops.banded.band import Band
 from wavepos.ops.banded.operator import _call
 from wavepos.ops.mask import Mask
 
@@ -145,4 +146,4 @@ def test_a_mask_that_hides_nothing_costs_no_far_part():
     for keep, hidden in ((ones, False), (some, True)):
         call = _call((q, q, q, q, table, None, keep, None), 0, True, (0.25, 0.25))
         assert (call.mask.key_padding_BS is not None) == hidden
-        assert (call.band.width is None) == hidden
+        assert (Band.of(call).width is None) == hidden

@@ -2,19 +2,21 @@
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from wavepos import ALiBi, NoPE, T5Bias, TransformerXLRelative, Wavelet, attention
 from wavepos.ops import choice
-from wavepos.ops.choice import chosen_backend
+from wavepos.ops.call import Call
+from wavepos.ops.choice import IMPLEMENTATIONS, choose
 from wavepos.ops.mask import Mask
 from wavepos.positions import Position
 
 pytest.importorskip("triton", reason="triton is not installed")
-from wavepos.ops.fused import backend as fused
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WAVELET = Wavelet(64, scales=(1.0, 2.0))
@@ -34,7 +36,8 @@ def chosen(position: Position, queries: int = 20, backend: Any = "auto", dropout
     k = torch.randn(1, 2, mask.get("query_offset", 0) + queries, 64, device=DEVICE)
     terms = position.terms(q, k, q_offset=mask.get("query_offset", 0))
     call = Mask(num_queries=queries, num_keys=k.shape[2], **mask)
-    return chosen_backend(backend, terms, call, dropout)
+    found = choose(backend, Call(terms=terms, v_BGSD=k, mask=call, softmax_scale=0.125, dropout=dropout))
+    return next(name for name, implementation in IMPLEMENTATIONS.items() if implementation is found)
 
 
 def test_a_cpu_takes_banded_and_the_reference_for_dropout() -> None:
@@ -61,10 +64,10 @@ def test_a_gpu_takes_the_kernel_where_it_serves(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("on_gpu")
 def test_without_triton_a_gpu_takes_banded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: Any) -> str:
+    def missing(call: Call) -> str:
         raise ImportError("backend='triton' needs the package triton: pip install triton")
 
-    monkeypatch.setattr(fused, "triton_refusal", missing)
+    monkeypatch.setitem(IMPLEMENTATIONS, "triton", replace(IMPLEMENTATIONS["triton"], limits=missing))
     assert chosen(WAVELET) == "banded"
 
 
@@ -86,15 +89,15 @@ def test_the_kernel_proves_itself_once_and_is_then_taken(monkeypatch: pytest.Mon
 def test_a_kernel_that_is_off_is_not_taken_and_said_so(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "PROOF_LENGTH", 75)
     monkeypatch.setattr(choice, "PROOF_TABLE", 33)
-    real = fused.triton_attention
+    real = IMPLEMENTATIONS["triton"]
 
-    def faulty(terms: Any, v: Any, *rest: Any) -> Any:
+    def faulty(call: Call) -> Tensor:
         if fault == "fails":
             raise RuntimeError("out of resource: shared memory")
-        out = real(terms, v, *rest)
-        return out + (torch.nan if fault == "nan" else 0.01 * v.repeat_interleave(2, 1))
+        out = real.compute(call)
+        return out + (torch.nan if fault == "nan" else 0.01 * call.v_BGSD.repeat_interleave(2, 1))
 
-    monkeypatch.setattr(fused, "triton_attention", faulty)
+    monkeypatch.setitem(IMPLEMENTATIONS, "triton", replace(real, compute=faulty))
     message = "shared memory" if fault == "fails" else "it is off by"
     with pytest.warns(RuntimeWarning, match=f"does not work on {DEVICE} .*{message}.* takes 'banded'"):
         assert chosen(WAVELET) == "banded"

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from wavepos import NoPE, Wavelet, attention
+from wavepos.ops import checks
 from wavepos.ops.attention import attention_map
-from wavepos.ops.choice import SERVED
+from wavepos.ops.call import Call, Implementation
+from wavepos.ops.choice import IMPLEMENTATIONS, run_backend
+from wavepos.ops.mask import Mask
 from wavepos.positions import Position, ScoreTerms
 
 Extended: Any = dataclasses.make_dataclass(
@@ -55,6 +58,38 @@ def test_a_new_term_is_refused_by_every_backend(name: str) -> None:
         CALLS[name](Given(Extended))
 
 
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_a_direct_call_is_refused_too(name: str) -> None:
+    """Benchmarks, tests and proofs build a call of their own; none of them gets by the declaration."""
+    mask = Mask(num_queries=20, num_keys=20)
+    terms = Extended(q_BHTD=Q, k_BGSD=Q, gate_BHS=torch.zeros(1, 2, 20))
+    with pytest.raises(ValueError, match="does not serve gate_BHS of the position's terms"):
+        run_backend(name, Call(terms=terms, v_BGSD=Q, mask=mask, softmax_scale=0.125))
+
+
+@pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if name != "slots"])
+def test_an_offset_on_the_device_is_read_by_slots_only(name: str) -> None:
+    terms, mask = ScoreTerms(q_BHTD=Q, k_BGSD=Q), Mask(num_queries=20, num_keys=20)
+    call = Call(terms=terms, v_BGSD=Q, mask=mask, softmax_scale=0.125, device_offset=torch.tensor(0))
+    with pytest.raises(ValueError, match="does not serve a tensor as query_offset"):
+        run_backend(name, call)
+    with pytest.raises(ValueError, match="must be int64 without dimensions, got none"):
+        run_backend("slots", dataclasses.replace(call, device_offset=None))
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "triton"])
+def test_a_call_is_checked_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    refusal, check = Implementation.refusal, checks.check_terms
+    monkeypatch.setattr(
+        Implementation, "refusal", lambda self, call: (asked.append(self.label), refusal(self, call))[1]
+    )
+    monkeypatch.setattr(checks, "check_terms", lambda *given: (asked.append("terms"), check(*given))[1])
+    CALLS[name](Given())
+    assert len(asked) == 2
+    assert asked[0] == "terms"
+
+
 def test_the_fields_in_use_are_those_that_say_something() -> None:
     always = {"q_BHTD", "k_BGSD"}
     assert NoPE().terms(Q, Q).in_use() == always
@@ -64,7 +99,7 @@ def test_the_fields_in_use_are_those_that_say_something() -> None:
 
 
 def test_the_specification_serves_every_term() -> None:
-    assert SERVED["reference"] == {field.name for field in dataclasses.fields(ScoreTerms)}
+    assert IMPLEMENTATIONS["reference"].serves == {field.name for field in dataclasses.fields(ScoreTerms)}
 
 
 @pytest.mark.parametrize("backend", ["banded", "triton"])

@@ -7,7 +7,6 @@ from yardstick import Case, assert_within
 
 from wavepos import Wavelet, attention
 
-BACKENDS = ("banded", "auto", "reference")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -20,11 +19,10 @@ def one_thread():
 
 
 @pytest.mark.parametrize("length", sorted({1, 63, 111, WIDTH - 1, WIDTH, WIDTH + 1, 2 * WIDTH + 5}))
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", POSITIONS)
-def test_lengths(name, backend, length):
+def test_lengths(name, length):
     case = Case(num_heads=heads(name), num_queries=length, num_keys=length, head_dim=HEAD_DIM)
-    assert_within(position(name), case, backend)
+    assert_within(position(name), case, "banded")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -93,8 +91,11 @@ def test_both_directions_without_a_table(name, causal, num_queries, num_keys):
     assert_within(position(name), case, "banded", causal=causal)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("length", [300, 900, 1300])
+@pytest.mark.parametrize(
+    ("length", "dtype"),
+    [(length, dtype) for length in (300, 900, 1300) for dtype in (torch.float32, torch.bfloat16)]
+    + [(900, torch.float16)],
+)
 def test_the_papers_grid(length, dtype):
     case = Case(batch=1, num_heads=2, num_kv_heads=1, num_queries=length, num_keys=length, head_dim=128, dtype=dtype)
     assert_within(Wavelet(128), case, "banded")
@@ -126,7 +127,7 @@ def test_transposed_inputs(name):
 
 
 @pytest.mark.short_is_near
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # bfloat16 has a far part at every length
 @pytest.mark.parametrize(("num_queries", "query_offset"), [(150, 0), (70, 130)])
 @pytest.mark.parametrize("name", POSITIONS)
 def test_short_calls_that_are_all_near(name, num_queries, query_offset, dtype):

@@ -51,7 +51,7 @@ def test_rotated_keys_are_kept(offset: int) -> None:
     [
         ({"query_offset": torch.tensor(1.0)}, "must be int64 without dimensions, got torch.float32"),
         ({"query_offset": torch.tensor([1])}, r"got torch.int64 of shape \(1,\)"),
-        ({"backend": "banded"}, "takes causal=True, backend='auto'"),
+        ({"backend": "banded"}, "goes with backend='auto' only, got 'banded'"),
         ({"dropout": 0.1}, "no dropout"),
         ({"document_ids": torch.zeros(1, SLOTS, dtype=torch.int64)}, "no document_ids"),
         ({"position": Rotary(HEAD_DIM)}, "keys that are rotated already"),

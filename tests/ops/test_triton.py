@@ -25,7 +25,8 @@ from wavepos.ops.mask import Mask
 from wavepos.positions import Position, ScoreTerms
 
 pytest.importorskip("triton", reason="triton is not installed")
-from wavepos.ops.fused.backend import triton_attention
+from wavepos.ops.call import Call
+from wavepos.ops.choice import run_backend
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE == "cuda" else [])  # the interpreter's is wrong
@@ -58,6 +59,18 @@ class Projected(Position):
             nn.init.normal_(weight, std=0.3, generator=generator)
 
 
+def drawn(position: Position, seed: int = 0) -> Position:
+    """The position with weights of its own distribution, the same in every run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        position.reset_parameters()
+    return position
+
+
+def t5(seed: int = 0) -> Position:
+    return drawn(T5Bias(2, num_buckets=8, max_distance=21), seed)
+
+
 def wavelet() -> Wavelet:
     return Wavelet(64, scales=(1, 2))
 
@@ -66,12 +79,12 @@ POSITIONS: dict[str, Callable[[], Position]] = {
     "nope": NoPE,
     "rotary": lambda: Rotary(64),
     "alibi": lambda: ALiBi(2),
-    "t5": lambda: T5Bias(2, num_buckets=8, max_distance=21),
-    "shaw": lambda: ShawRelative(64, max_distance=20),
-    "shaw_short": lambda: ShawRelative(64, max_distance=1),
+    "t5": lambda: t5(),
+    "shaw": lambda: drawn(ShawRelative(64, max_distance=20)),
+    "shaw_short": lambda: drawn(ShawRelative(64, max_distance=1)),
     "wavelet": wavelet,
     "wavelet_biased": lambda: Wavelet(64, scales=(1, 2), query_bias="recency", num_heads=2),
-    "learned_relative": lambda: LearnedRelative(relative_dim=16, extent=30),
+    "learned_relative": lambda: drawn(LearnedRelative(relative_dim=16, extent=30)),
     "projected": Projected,
     "projected_point": lambda: Projected(reach=1),
     "projected_wide": lambda: Projected(reach=WIDE),
@@ -100,8 +113,11 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield filled
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", POSITIONS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, torch.float32) for name in POSITIONS]
+    + [(name, dtype) for name in ("nope", "t5", "wavelet", "projected_wide") for dtype in DTYPES[1:]],
+)
 def test_positions(name: str, dtype: torch.dtype, poisoned: list[int]) -> None:
     yardstick.assert_within(POSITIONS[name](), case(LONG, dtype=dtype), "triton")
     assert len(poisoned) >= 6  # out, lse, dq, dk, dv, delta
@@ -111,8 +127,9 @@ def test_reaches_as_far_as_these_tests_say() -> None:
     assert wavelet().reach() == BAND
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("name", ["wavelet", "shaw"])
+@pytest.mark.parametrize(
+    ("name", "length"), [("wavelet", length) for length in LENGTHS] + [("shaw", 17), ("shaw", 111)]
+)
 def test_lengths(name: str, length: int, poisoned: list[int]) -> None:
     yardstick.assert_within(POSITIONS[name](), case(length), "triton")
 
@@ -129,7 +146,7 @@ def test_head_dim_128(dtype: torch.dtype) -> None:
     yardstick.assert_within(position, case(LONG, head_dim=128, num_heads=1, dtype=dtype), "triton")
 
 
-@pytest.mark.parametrize("name", ["wavelet", "shaw", "t5", "alibi"])
+@pytest.mark.parametrize("name", ["wavelet", "t5", "alibi"])
 @pytest.mark.parametrize("num_queries, query_offset", [(1, 110), (33, 78), (40, 13), (40, 100)])
 def test_offsets(name: str, num_queries: int, query_offset: int, poisoned: list[int]) -> None:
     """The newest of the keys, queries in their middle, and queries past the last of them."""
@@ -143,7 +160,7 @@ def documents(kind: str, length: int) -> Tensor:
     return {"packed": packed, "interleaved": place // 7 % 3}[kind][None]
 
 
-@pytest.mark.parametrize("name", ["projected_wide", "shaw", "t5", "nope"])
+@pytest.mark.parametrize("name", ["projected_wide", "t5", "nope"])
 @pytest.mark.parametrize("kind", ["packed", "interleaved"])
 def test_documents(name: str, kind: str, poisoned: list[int]) -> None:
     yardstick.assert_within(POSITIONS[name](), case(100), "triton", document_ids=documents(kind, 100))
@@ -171,7 +188,7 @@ def test_documents_do_not_leak() -> None:
     assert torch.count_nonzero(dk[:, :, ~foreign]) > 0
 
 
-@pytest.mark.parametrize("name", ["projected", "projected_clamped", "t5"])
+@pytest.mark.parametrize("name", ["projected", "t5"])
 def test_same_bits_twice(name: str) -> None:
     def run() -> list[Tensor]:
         position = POSITIONS[name]().to(DEVICE)
@@ -201,7 +218,9 @@ def test_heads_side_by_side_in_memory() -> None:
 
 
 def test_softmax_scale() -> None:
-    yardstick.assert_within(POSITIONS["t5"](), case(64), "triton", softmax_scale=1.0)
+    """T5's own scale of 1 makes scores of ±30: most queries give one key all of their weight."""
+    for seed in range(3):
+        yardstick.assert_within(t5(seed), case(64, seed=seed), "triton", softmax_scale=1.0)
     yardstick.assert_within(wavelet(), case(64), "triton", softmax_scale=0.02)
 
 
@@ -209,11 +228,11 @@ def test_operator_is_described_to_the_compiler() -> None:
     q, k, v, _ = case(40).inputs()
     r, table = torch.randn(1, 2, 40, 16, device=DEVICE), torch.randn(20, 16, device=DEVICE)
     tensors = [x.requires_grad_() for x in (q, k, v, r, table)]
-    arguments = (*tensors, None, None, 0, 0.125, True)
+    arguments = (*tensors, None, None, 0, 0.125)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(torch.ops.wavepos.triton_attention.default, arguments, test_utils=checks)
     out, lse = (x.detach() for x in torch.ops.wavepos.triton_attention(*arguments))
-    backward = (torch.randn_like(out), *(x.detach() for x in tensors), None, None, out, lse, 0, 0.125, True, True)
+    backward = (torch.randn_like(out), *(x.detach() for x in tensors), None, None, out, lse, 0, 0.125, True)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.wavepos.triton_attention_backward.default, backward, test_utils=checks)
 
@@ -257,7 +276,7 @@ def test_refusals_of_terms(fields: dict[str, Any], message: str) -> None:
     q, k, v, _ = case(20).inputs()
     terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=q, **fields)
     with pytest.raises(ValueError, match=rf"backend='triton' .*{message}"):
-        triton_attention(terms, v, Mask(num_queries=20, num_keys=20), 0.125)
+        run_backend("triton", Call(terms=terms, v_BGSD=v, mask=Mask(num_queries=20, num_keys=20), softmax_scale=0.125))
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter's limit")

@@ -1,24 +1,27 @@
-"""The one attention call: it checks its input, asks the position for its terms and hands them to a backend."""
+"""The one attention call: it checks its input, asks the position for its terms and hands one object to a backend.
+
+From here to the product q·kᵀ: `choice.run_backend` picks who computes, `banded/operator.py`, `fused/backend.py`,
+`reference.py` or `slots.py` does, and of these the first two multiply in `banded/near.py` and `banded/far.py`, and in
+`fused/kernels.py`.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import get_args
 
 import torch
 from torch import Tensor
 
+from wavepos.ops.call import Backend, Call
 from wavepos.ops.checks import (
-    check_mask,
-    check_parameters,
+    check_arguments,
     check_position,
-    check_states,
     check_tensors,
-    check_terms,
+    checked_mask,
     checked_offset,
     checked_scale,
+    checked_terms,
 )
-from wavepos.ops.choice import REFERENCE_LIMIT, Backend, chosen_backend, require_served
-from wavepos.ops.mask import Mask
-from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
+from wavepos.ops.choice import run_backend
+from wavepos.positions.terms import Position
 
 
 def attention(  # noqa: PLR0913 - the public call: one argument a property of attention
@@ -73,41 +76,22 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     """
     check_position(position)
     check_tensors(q, k, v)
-    if isinstance(query_offset, Tensor):
-        offset = max(0, k.shape[2] - q.shape[2])  # the last one that there can be
-    else:
-        offset = checked_offset(q, k, query_offset, causal, position.rotates)
-    mask = _checked_mask(q, k, offset, causal, key_padding_mask, document_ids)
-    _check_direction(position, causal)
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+    check_arguments(position, causal, backend, dropout, query_offset)
+    offset = checked_offset(q, k, query_offset, causal, position.rotates)
+    mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids)
     scale = checked_scale(softmax_scale, q.shape[-1])
-    q, k, v, relative_states = _autocast(q.device.type, q, k, v, relative_states)
+    q, k, v, relative_states = _autocast(q, k, v, relative_states)
     with _no_autocast(q.device.type):
-        if isinstance(query_offset, Tensor):
-            _check_slots(position, mask, q, query_offset, backend, dropout)
-        terms = _terms(position, q, k, offset, relative_states)
-        empty = 0 in (*q.shape, *k.shape)  # nothing to compute, and kernels do not take it
-        if isinstance(query_offset, Tensor) and not empty:
-            from wavepos.ops.slots import slot_attention
-
-            require_served(terms, "slots")
-            return slot_attention(terms, v, mask, query_offset, scale)
-        match chosen_backend("reference" if empty else backend, terms, mask, dropout):
-            case "banded":
-                from wavepos.ops.banded.backend import banded_attention
-
-                return banded_attention(terms, v, mask, scale, position.factors)
-            case "triton":
-                from wavepos.ops.fused.backend import triton_attention
-
-                return triton_attention(terms, v, mask, scale, dropout)
-            case "reference":
-                from wavepos.ops.reference import reference_attention
-
-                return reference_attention(terms, v, mask, scale, dropout)
+        call = Call(
+            terms=checked_terms(position, q, k, offset, relative_states),
+            v_BGSD=v,
+            mask=mask,
+            softmax_scale=scale,
+            dropout=dropout,
+            device_offset=query_offset if isinstance(query_offset, Tensor) else None,
+            factors=position.factors,
+        )
+        return run_backend(backend if call.device_offset is None else "slots", call)
 
 
 def attention_map(  # noqa: PLR0913 - the public call: one argument a property of attention
@@ -135,27 +119,25 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
         ValueError, TypeError: as `attention`; a tensor as query_offset, for weights are not looked at in a
             compiled step.
     """
-    from wavepos.ops.reference import attention_weights
-
-    if isinstance(query_offset, Tensor):
-        raise ValueError("attention_map takes an int as query_offset, got a tensor")
     check_position(position)
     check_tensors(q, k, k)
+    if isinstance(query_offset, Tensor):
+        raise ValueError("attention_map takes an int as query_offset, got a tensor")
+    check_arguments(position, causal)
     offset = checked_offset(q, k, query_offset, causal, position.rotates)
-    mask = _checked_mask(q, k, offset, causal, key_padding_mask, document_ids)
-    _check_direction(position, causal)
+    mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids)
     scale = checked_scale(softmax_scale, q.shape[-1])
-    q, k, _, relative_states = _autocast(q.device.type, q, k, k, relative_states)
+    q, k, _, relative_states = _autocast(q, k, k, relative_states)
     with _no_autocast(q.device.type):
-        terms = _terms(position, q, k, offset, relative_states)
-        require_served(terms, "reference")
-        return attention_weights(terms, mask, scale)
+        terms = checked_terms(position, q, k, offset, relative_states)
+        return run_backend("weights", Call(terms=terms, v_BGSD=k, mask=mask, softmax_scale=scale))
 
 
 def _autocast(
-    device: str, q: Tensor, k: Tensor, v: Tensor, relative_states: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, relative_states: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The inputs cast as SDPA casts its own; the precision inside is the backend's."""
+    device = q.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return q, k, v, relative_states
     dtype = torch.get_autocast_dtype(device)
@@ -164,63 +146,3 @@ def _autocast(
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def _terms(position: Position, q: Tensor, k: Tensor, query_offset: int, relative_states: Tensor | None) -> ScoreTerms:
-    """The position's terms, on q's device and of its heads and sizes."""
-    check_states(position, q, relative_states)
-    try:
-        if isinstance(position, ReadsRelativeStates):
-            terms = position.terms(q, k, q_offset=query_offset, relative_states_BHTE=relative_states)
-        else:
-            terms = position.terms(q, k, q_offset=query_offset)
-    except RuntimeError as error:  # PyTorch's own words for tensors on two devices name neither
-        check_parameters(position, q, error)
-        raise
-    check_terms(terms, position, q, k)
-    return terms
-
-
-def _check_direction(position: Position, causal: bool) -> None:
-    if not causal and position.needs_table:
-        raise ValueError(f"causal=False is served for NoPE and Rotary only, got {type(position).__name__}")
-
-
-def _checked_mask(
-    q: Tensor,
-    k: Tensor,
-    query_offset: int,
-    causal: bool,
-    key_padding_mask: Tensor | None,
-    document_ids: Tensor | None,
-) -> Mask:
-    mask = Mask(
-        num_queries=q.shape[2],
-        num_keys=k.shape[2],
-        query_offset=query_offset,
-        causal=causal,
-        key_padding_BS=key_padding_mask,
-        document_ids_BS=document_ids,
-    )
-    check_mask(mask, q)
-    return mask
-
-
-def _check_slots(
-    position: Position, mask: Mask, q: Tensor, query_offset: Tensor, backend: Backend, dropout: float
-) -> None:
-    """Refuse what a query_offset on the device does not go with."""
-    what = "a tensor as query_offset"
-    if query_offset.dim() != 0 or query_offset.dtype != torch.int64:
-        raise ValueError(
-            f"{what} must be int64 without dimensions, got {query_offset.dtype} of shape {tuple(query_offset.shape)}"
-        )
-    if mask.num_queries > mask.num_keys > 0:
-        raise ValueError(f"{what} serves at most one query a slot, got {mask.num_queries} for {mask.num_keys} slots")
-    if position.rotates:
-        raise ValueError(f"{what} goes with keys that are rotated already: give Rotary.rotated's q and k and NoPE()")
-    if not mask.causal or mask.document_ids_BS is not None or dropout > 0.0 or backend != "auto":
-        raise ValueError(f"{what} takes causal=True, backend='auto', no dropout and no document_ids")
-    scores = q.shape[0] * q.shape[1] * mask.num_queries * mask.num_keys
-    if scores > REFERENCE_LIMIT:
-        raise ValueError(f"{what} serves up to {REFERENCE_LIMIT} scores (B·H·T·S), got {scores}: give an int")

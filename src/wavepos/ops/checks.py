@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import torch
 from torch import Tensor
 
+from wavepos.ops.call import Backend
 from wavepos.ops.mask import Mask
 from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
 
@@ -58,8 +59,36 @@ def checked_scale(softmax_scale: float | None, head_dim: int) -> float:
     return float(softmax_scale)
 
 
-def checked_offset(q: Tensor, k: Tensor, query_offset: int | None, causal: bool, rotates: bool) -> int:
-    """The position of the first query: the given one, or that with which the last query stands at the last key."""
+def check_arguments(
+    position: Position,
+    causal: bool,
+    backend: str = "auto",
+    dropout: float = 0.0,
+    query_offset: int | Tensor | None = None,
+) -> None:
+    """Raise ValueError for arguments that are no values of theirs or do not go together, whatever the tensors."""
+    if not causal and position.needs_table:
+        raise ValueError(f"causal=False is served for NoPE and Rotary only, got {type(position).__name__}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+    if isinstance(query_offset, Tensor) and backend != "auto":
+        raise ValueError(f"a tensor as query_offset goes with backend='auto' only, got {backend!r}")
+    if isinstance(query_offset, Tensor) and position.rotates:
+        raise ValueError(
+            "a tensor as query_offset goes with keys that are rotated already: give Rotary.rotated's q and k and NoPE()"
+        )
+
+
+def checked_offset(q: Tensor, k: Tensor, query_offset: int | Tensor | None, causal: bool, rotates: bool) -> int:
+    """The position of the first query: the given one, or that with which the last query stands at the last key.
+
+    For a position that the device alone knows the last one that there can be.
+    """
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    if isinstance(query_offset, Tensor):
+        return max(0, num_keys - num_queries)
     if query_offset is not None:
         if not isinstance(query_offset, int) or isinstance(query_offset, bool):
             raise ValueError(
@@ -68,7 +97,6 @@ def checked_offset(q: Tensor, k: Tensor, query_offset: int | None, causal: bool,
         if query_offset < 0:
             raise ValueError(f"query_offset must be at least 0, got {query_offset}")
         return query_offset
-    num_queries, num_keys = q.shape[2], k.shape[2]
     if num_queries <= num_keys:
         return num_keys - num_queries
     if num_keys == 0 or not (causal or rotates):  # nothing depends on where the queries stand
@@ -77,6 +105,27 @@ def checked_offset(q: Tensor, k: Tensor, query_offset: int | None, causal: bool,
         f"without query_offset the queries stand at the last positions of the keys, and {num_queries} queries do not "
         f"fit on {num_keys} keys: give query_offset, the position of the first query{_layout_hint(q, k)}"
     )
+
+
+def checked_mask(
+    q: Tensor,
+    k: Tensor,
+    query_offset: int,
+    causal: bool,
+    key_padding_mask: Tensor | None,
+    document_ids: Tensor | None,
+) -> Mask:
+    """Which keys a query sees; ValueError unless padding and documents fit."""
+    mask = Mask(
+        num_queries=q.shape[2],
+        num_keys=k.shape[2],
+        query_offset=query_offset,
+        causal=causal,
+        key_padding_BS=key_padding_mask,
+        document_ids_BS=document_ids,
+    )
+    check_mask(mask, q)
+    return mask
 
 
 def check_mask(mask: Mask, q: Tensor) -> None:
@@ -99,6 +148,23 @@ def check_mask(mask: Mask, q: Tensor) -> None:
             f"document_ids cover {mask.num_keys} key positions, but queries end at position "
             f"{mask.query_offset + mask.num_queries - 1}"
         )
+
+
+def checked_terms(
+    position: Position, q: Tensor, k: Tensor, query_offset: int, relative_states: Tensor | None
+) -> ScoreTerms:
+    """The position's terms, on q's device and of its heads and sizes; ValueError unless they are."""
+    check_states(position, q, relative_states)
+    try:
+        if isinstance(position, ReadsRelativeStates):
+            terms = position.terms(q, k, q_offset=query_offset, relative_states_BHTE=relative_states)
+        else:
+            terms = position.terms(q, k, q_offset=query_offset)
+    except RuntimeError as error:  # PyTorch's own words for tensors on two devices name neither
+        check_parameters(position, q, error)
+        raise
+    check_terms(terms, position, q, k)
+    return terms
 
 
 def check_states(position: Position, q: Tensor, relative_states: Tensor | None) -> None:

@@ -1,30 +1,30 @@
-"""Which backend computes a call: the terms that each serves, the rule of "auto", and the proof that it asks of the
-fused kernel on a new device.
+"""The one way into the backends: who computes a call, the rule of "auto", and the proof that it asks of the fused
+kernel on a new device.
 """
 
 import functools
 import warnings
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from wavepos.ops.banded.operator import BANDED
+from wavepos.ops.call import DENSE_LIMIT, Backend, Call, Implementation
+from wavepos.ops.fused.backend import TRITON
 from wavepos.ops.mask import Mask
+from wavepos.ops.reference import REFERENCE, WEIGHTS
+from wavepos.ops.slots import SLOTS
 from wavepos.positions.terms import ScoreTerms
 
-Backend = Literal["auto", "banded", "triton", "reference"]
-
-REFERENCE_LIMIT = 2**28
-"""Scores (B·H·T·S) up to which "auto" falls back on the dense reference: 1 GiB in float32."""
-
-_TERMS = frozenset({"q_BHTD", "k_BGSD", "r_BHTE", "table", "bias_HR", "tail", "relative_scale"})
-SERVED = {
-    "reference": _TERMS | {"first_displacement"},
-    "slots": _TERMS | {"first_displacement"},
-    "banded": _TERMS,
-    "triton": _TERMS,
+IMPLEMENTATIONS = {
+    "banded": BANDED,
+    "triton": TRITON,
+    "reference": REFERENCE,
+    "weights": WEIGHTS,
+    "slots": SLOTS,
 }
-"""The fields of `ScoreTerms` that each backend computes."""
+"""Backends that users name, the dense weights of `attention_map`, and queries whose position the device knows."""
 
 PROOF_LENGTH, PROOF_TABLE = 600, 250
 """Long enough for tiles on the diagonal, in the band and beyond it."""
@@ -32,68 +32,62 @@ PROOF_TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-
 """Of the largest entry; a wrong tile is off by about all of it."""
 
 
-def unserved(terms: ScoreTerms, name: str) -> str | None:
-    """Why a backend of `SERVED` must not be given these terms: it would leave one out; None where it reads them all."""
-    missing = terms.in_use() - SERVED[name]
-    if not missing:
-        return None
-    what = "a tensor as query_offset" if name == "slots" else f"backend={name!r}"
-    return f"{what} does not serve {', '.join(sorted(missing))} of the position's terms"
+def run_backend(name: str, call: Call) -> Tensor:
+    """What a backend computes, once it has been asked whether it serves the call.
+
+    Args:
+        name: "auto" or one of `IMPLEMENTATIONS`.
+        call: the call; the terms are the position's.
+
+    Returns:
+        [B,H,T,D] in q's dtype; for "weights" [B,H,T,S], float32 or better.
+
+    Raises:
+        ValueError: the named backend does not serve the call or one of its terms, or "auto" finds none that does within
+            the reference's limit.
+        ImportError: "triton" without the package.
+    """
+    return choose(name, call).compute(call)
 
 
-def require_served(terms: ScoreTerms, name: str) -> None:
-    """Raise ValueError where the terms hold one that the backend does not compute."""
-    if refusal := unserved(terms, name):
-        raise ValueError(refusal)
-
-
-def chosen_backend(
-    backend: Backend, terms: ScoreTerms, mask: Mask, dropout: float
-) -> Literal["banded", "triton", "reference"]:
+def choose(name: str, call: Call) -> Implementation:
     """A backend named explicitly is taken or refuses; "auto": triton on CUDA, then banded, then the reference.
 
     Raises:
-        ValueError: the named backend does not serve the call or one of its terms, or none does within the reference's
-            limit.
+        ValueError: as `run_backend`.
     """
-    from wavepos.ops.banded.backend import banded_refusal
-
-    if backend in ("triton", "reference"):
-        require_served(terms, backend)
-        return backend
-    if backend == "auto" and _takes_triton(terms, mask, dropout):
-        return "triton"
-    refusal = unserved(terms, "banded") or (
-        f"backend='banded' has no dropout on attention weights, got dropout={dropout}; use dropout=0.0 or "
-        "backend='reference'"
-        if dropout > 0.0
-        else banded_refusal(terms, mask)
-    )
-    if refusal is None:
-        return "banded"
-    if backend == "banded":
+    if call.is_empty and name in get_args(Backend):  # nothing to compute, and kernels do not take it
+        name = "reference"
+    if name == "auto":
+        return _automatic(call)
+    chosen = IMPLEMENTATIONS[name]
+    if refusal := chosen.refusal(call):
         raise ValueError(refusal)
-    scores = terms.q_BHTD.shape[0] * terms.q_BHTD.shape[1] * mask.num_queries * mask.num_keys
-    if scores > REFERENCE_LIMIT:
+    return chosen
+
+
+def _automatic(call: Call) -> Implementation:
+    if _takes_triton(call):
+        return IMPLEMENTATIONS["triton"]
+    banded = IMPLEMENTATIONS["banded"]
+    refusal = banded.refusal(call)
+    if refusal is None:
+        return banded
+    if call.num_scores > DENSE_LIMIT:
         raise ValueError(
-            f"{refusal}. backend='auto' takes the dense reference up to {REFERENCE_LIMIT} scores, and this call has "
-            f"{scores}; backend='reference' computes it all the same"
+            f"{refusal}. backend='auto' takes the dense reference up to {DENSE_LIMIT} scores, and this call has "
+            f"{call.num_scores}; backend='reference' computes it all the same"
         )
-    require_served(terms, "reference")
-    return "reference"
+    return choose("reference", call)
 
 
-def _takes_triton(terms: ScoreTerms, mask: Mask, dropout: float) -> bool:
+def _takes_triton(call: Call) -> bool:
     """Plain attention and single queries are PyTorch's own calls in the banded backend; the rest the kernel's."""
-    q = terms.q_BHTD
-    if not _on_gpu(q) or mask.num_queries == 1 or (terms.table is None and terms.bias_HR is None):
+    q = call.terms.q_BHTD
+    if not _on_gpu(q) or call.mask.num_queries == 1 or (call.terms.table is None and call.terms.bias_HR is None):
         return False
-    if unserved(terms, "triton"):
-        return False
-    from wavepos.ops.fused.backend import triton_refusal
-
     try:
-        refusal = triton_refusal(terms, mask, dropout)
+        refusal = IMPLEMENTATIONS["triton"].refusal(call)
     except ImportError:
         return False
     return refusal is None and proven(q.device, q.dtype, q.shape[-1])
@@ -140,9 +134,6 @@ def _unproven(device: torch.device, dtype: torch.dtype, head_dim: int, why: str)
 
 def _proof(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[Tensor]:
     """The output and the gradients of q, k, v, r and the table of a small call with grouped heads."""
-    from wavepos.ops.fused.backend import triton_attention
-    from wavepos.ops.reference import reference_attention
-
     generator = torch.Generator().manual_seed(0)  # the user's own stay as they are
 
     def leaf(*shape: int, of: torch.dtype) -> Tensor:
@@ -153,7 +144,6 @@ def _proof(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -
     table = leaf(PROOF_TABLE, head_dim, of=torch.float32)
     terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=r, table=table, tail="zero")
     mask = Mask(num_queries=PROOF_LENGTH, num_keys=PROOF_LENGTH)
-    attend = triton_attention if name == "triton" else reference_attention
-    out = attend(terms, v, mask, head_dim**-0.5)
+    out = run_backend(name, Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=head_dim**-0.5))
     upstream = torch.randn(out.shape, generator=generator).to(device, dtype)
     return [out.detach(), *torch.autograd.grad(out, [q, k, v, r, table], upstream)]

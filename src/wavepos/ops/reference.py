@@ -4,22 +4,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as random_dropout
 
-from wavepos.ops.mask import Mask, hide
-from wavepos.positions.terms import ScoreTerms
+from wavepos.ops.call import TABLE_TERMS, Call, Implementation
+from wavepos.ops.mask import hide
 
 
-def attention_weights(terms: ScoreTerms, mask: Mask, softmax_scale: float) -> Tensor:
-    """softmax of s[h,m,n] = softmax_scale · (q_m·k_n + r_m·p(δ)) + b[h,δ] over the keys that a query may see (Eq. 10).
+def _weights(call: Call) -> Tensor:
+    """softmax of s[h,m,n] = softmax_scale · q_m·k_n + relative_scale · r_m·p(δ) + b[h,δ] over the keys seen (Eq. 10).
 
     Returns:
         [B,H,T,S], float32 (float64 for float64 input); the rows of queries that see no key are zero.
     """
+    terms, mask = call.terms, call.mask
     dtype = torch.promote_types(terms.q_BHTD.dtype, torch.float32)
-    scores_BHTS = softmax_scale * _dot_products(terms.q_BHTD.to(dtype), terms.k_BGSD.to(dtype))
+    scores_BHTS = call.softmax_scale * _dot_products(terms.q_BHTD.to(dtype), terms.k_BGSD.to(dtype))
     displacement_TS = mask.displacement_TS(terms.q_BHTD.device)
     if terms.r_BHTE is not None and terms.table is not None:
-        relative_scale = softmax_scale if terms.relative_scale is None else terms.relative_scale
-        products_BHTR = relative_scale * torch.matmul(terms.r_BHTE.to(dtype), terms.table.to(dtype).mT)
+        products_BHTR = call.relative_scale * torch.matmul(terms.r_BHTE.to(dtype), terms.table.to(dtype).mT)
         scores_BHTS = scores_BHTS + terms.at_displacement(products_BHTR, displacement_TS)
     if terms.bias_HR is not None:
         num_queries = terms.q_BHTD.shape[2]
@@ -29,16 +29,14 @@ def attention_weights(terms: ScoreTerms, mask: Mask, softmax_scale: float) -> Te
     return hide(scores_BHTS, allowed, allowed.any(-1, keepdim=True)).softmax(dim=-1) * allowed
 
 
-def reference_attention(
-    terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: float, dropout: float = 0.0
-) -> Tensor:
+def _attention(call: Call) -> Tensor:
     """Weights times values, [B,H,T,D] in q's dtype; memory grows as T·S."""
-    weights = attention_weights(terms, mask, softmax_scale)
-    if dropout > 0.0:
-        weights = random_dropout(weights, dropout)
+    weights, v_BGSD = _weights(call), call.v_BGSD
+    if call.dropout > 0.0:
+        weights = random_dropout(weights, call.dropout)
     groups = v_BGSD.shape[1]
     out = torch.matmul(_grouped(weights, groups), v_BGSD.to(weights.dtype)[:, :, None])
-    return out.flatten(1, 2).to(terms.q_BHTD.dtype)
+    return out.flatten(1, 2).to(call.terms.q_BHTD.dtype)
 
 
 def _dot_products(q_BHTD: Tensor, k_BGSD: Tensor) -> Tensor:
@@ -49,3 +47,8 @@ def _grouped(x_BH: Tensor, num_groups: int) -> Tensor:
     """[B,H,...] as [B,G,H/G,...]: the query heads of one key/value head side by side."""
     heads_per_group = x_BH.shape[1] // max(num_groups, 1)
     return x_BH.reshape(x_BH.shape[0], num_groups, heads_per_group, *x_BH.shape[2:])
+
+
+_SERVES = TABLE_TERMS | {"first_displacement"}
+REFERENCE = Implementation(label="backend='reference'", serves=_SERVES, limits=lambda call: None, compute=_attention)
+WEIGHTS = Implementation(label="attention_map", serves=_SERVES, limits=lambda call: None, compute=_weights)

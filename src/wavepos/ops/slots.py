@@ -8,22 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from wavepos.ops.mask import Mask, hide
-from wavepos.positions.terms import ScoreTerms, at_least_float32
+from wavepos.ops.call import DENSE_LIMIT, TABLE_TERMS, Call, Implementation
+from wavepos.ops.mask import hide
+from wavepos.positions.terms import at_least_float32
 
 
-def slot_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, query_offset: Tensor, softmax_scale: float) -> Tensor:
-    """Causal attention of T queries at query_offset … query_offset + T − 1, [B,H,T,D] in q's dtype.
+def _attention(call: Call) -> Tensor:
+    """Causal attention of T queries at device_offset … device_offset + T − 1, [B,H,T,D] in q's dtype.
 
-    Args:
-        terms: tables that cover every displacement of the S slots.
-        v_BGSD: values.
-        mask: padding; its own query_offset is not read.
-        query_offset: int64, without dimensions.
-        softmax_scale: factor on q·k.
+    The tables of the terms cover every displacement of the S slots.
     """
+    terms, mask = call.terms, call.mask
+    assert call.device_offset is not None
     q, num_keys = terms.q_BHTD, mask.num_keys
-    query = torch.arange(mask.num_queries, device=q.device) + query_offset
+    query = torch.arange(mask.num_queries, device=q.device) + call.device_offset
     displacement_TS = query[:, None] - torch.arange(num_keys, device=q.device)
     allowed = displacement_TS >= 0
     by_key = mask.allowed_by_key(slice(0, mask.num_queries), slice(0, num_keys))
@@ -31,16 +29,39 @@ def slot_attention(terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, query_offset: 
         allowed = allowed & by_key
     bias = torch.zeros((), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     if terms.r_BHTE is not None and terms.table is not None:
-        scale = softmax_scale if terms.relative_scale is None else terms.relative_scale
         wide = at_least_float32(terms.r_BHTE)
-        products_BHTR = torch.matmul(wide, terms.table.to(wide.dtype).mT) * scale
+        products_BHTR = torch.matmul(wide, terms.table.to(wide.dtype).mT) * call.relative_scale
         bias = bias + terms.at_displacement(products_BHTR, displacement_TS)
     if terms.bias_HR is not None:
         bias_HTR = terms.bias_HR[:, None].expand(-1, mask.num_queries, -1)
         bias = bias + terms.at_displacement(bias_HTR, displacement_TS)
     seen = allowed.any(-1, keepdim=True)
     bias = hide(bias, allowed, seen).to(q.dtype).expand(*q.shape[:3], num_keys)
+    grouped = terms.k_BGSD.shape[1] != q.shape[1]
     out = scaled_dot_product_attention(
-        q, terms.k_BGSD, v_BGSD, attn_mask=bias, scale=softmax_scale, enable_gqa=terms.k_BGSD.shape[1] != q.shape[1]
+        q, terms.k_BGSD, call.v_BGSD, attn_mask=bias, scale=call.softmax_scale, enable_gqa=grouped
     )
     return torch.where(seen, out, 0.0)
+
+
+def _limits(call: Call) -> str | None:
+    mask, offset = call.mask, call.device_offset
+    if offset is None or offset.dim() != 0 or offset.dtype != torch.int64:
+        got = "none" if offset is None else f"{offset.dtype} of shape {tuple(offset.shape)}"
+        return f"{SLOTS.label} must be int64 without dimensions, got {got}"
+    if mask.num_queries > mask.num_keys > 0:
+        return f"{SLOTS.label} serves at most one query a slot, got {mask.num_queries} for {mask.num_keys} slots"
+    if not mask.causal or mask.document_ids_BS is not None or call.dropout > 0.0:
+        return f"{SLOTS.label} takes causal=True, no dropout and no document_ids"
+    if call.num_scores > DENSE_LIMIT:
+        return f"{SLOTS.label} serves up to {DENSE_LIMIT} scores (B·H·T·S), got {call.num_scores}: give an int"
+    return None
+
+
+SLOTS = Implementation(
+    label="a tensor as query_offset",
+    serves=TABLE_TERMS | {"first_displacement"},
+    limits=_limits,
+    compute=_attention,
+    takes_device_offset=True,
+)

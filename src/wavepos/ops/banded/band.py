@@ -10,15 +10,21 @@ into the slack.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from wavepos.ops.call import Call
+
+SHORT = 2048
+"""Keys up to which everything is near on a CPU."""
 
 _ALIGNMENT = 16
 """Rows of scores are multiples of this, 64 bytes in float32: matrix products into other rows are slower."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """How the scores of a window lie in a buffer; windows past the first ones share one.
+class TileLayout:
+    """How the scores of a tile lie in a buffer; tiles past the first ones have one in common.
 
     Attributes:
         num_queries: C.
@@ -27,7 +33,7 @@ class Layout:
         slack: columns before the first key.
         first_column: where entry 0 of query 0 stands, in buffer columns.
         future: whether the last C columns hold keys ahead of their queries.
-        beyond: query i leaves keys 0 … i + beyond of the window to the far part; None: it has no key of theirs.
+        beyond: query i leaves keys 0 … i + beyond of the tile to the far part; None: it has no key of theirs.
     """
 
     num_queries: int
@@ -54,7 +60,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class Tile:
     """C queries and the K keys that they may see in the near part.
 
     Attributes:
@@ -65,7 +71,7 @@ class Window:
 
     rows: slice
     keys: slice
-    layout: Layout
+    layout: TileLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +96,28 @@ class Band:
     causal: bool
     first_keys: Sequence[int] | None = None
 
+    @classmethod
+    def of(cls, call: Call) -> "Band":
+        """The near part of a prepared call.
+
+        Padding and documents reach into the far part, which takes no mask: then all is near.
+        """
+        terms, mask = call.terms, call.mask
+        length = next((x.shape[1] for x in (terms.table, terms.bias_HR) if x is not None), 0)
+        masked = mask.key_padding_BS is not None or mask.document_ids_BS is not None
+        width: int | None = 1 + aligned(length - 1) if length else 0
+        if masked or not mask.causal or (length and _is_short(terms.q_BHTD, mask.num_keys)):
+            width = None
+        return cls(
+            num_queries=mask.num_queries,
+            num_keys=mask.num_keys,
+            query_offset=mask.query_offset,
+            width=width,
+            table_length=length,
+            causal=mask.causal,
+            first_keys=mask.first_keys(),
+        )
+
     @property
     def first_far_row(self) -> int:
         """The first query with a key in the far part; T if none has one."""
@@ -97,12 +125,12 @@ class Band:
             return self.num_queries
         return min(self.num_queries, max(0, self.width - self.query_offset))
 
-    def windows(self, chunk: int) -> Iterator[Window]:
-        """The windows of `chunk` queries each, in order."""
-        for start in range(0, self.num_queries, chunk):
-            yield self._window(slice(start, min(start + chunk, self.num_queries)))
+    def tiles(self, num_queries: int) -> Iterator[Tile]:
+        """The tiles of so many queries each, in order."""
+        for start in range(0, self.num_queries, num_queries):
+            yield self._tile(slice(start, min(start + num_queries, self.num_queries)))
 
-    def _window(self, rows: slice) -> Window:
+    def _tile(self, rows: slice) -> Tile:
         first, end = self.query_offset + rows.start, self.query_offset + rows.stop
         first_key = 0 if self.width is None else max(0, first - self.width + 1)
         if self.first_keys is not None:
@@ -110,7 +138,7 @@ class Band:
         length = min(self.table_length, end - first_key)
         column = first - first_key - (length - 1)
         slack = aligned(max(0, -column)) if length else 0
-        layout = Layout(
+        layout = TileLayout(
             num_queries=rows.stop - rows.start,
             num_keys=(end if self.causal else self.num_keys) - first_key,
             table_length=length,
@@ -119,9 +147,17 @@ class Band:
             future=self.causal,
             beyond=first - self.width - first_key if self.width is not None and end > self.width else None,
         )
-        return Window(rows=rows, keys=slice(first_key, first_key + layout.num_keys), layout=layout)
+        return Tile(rows=rows, keys=slice(first_key, first_key + layout.num_keys), layout=layout)
 
 
 def aligned(length: int) -> int:
     """The length rounded up to the alignment of rows of scores."""
     return -(-length // _ALIGNMENT) * _ALIGNMENT
+
+
+def _is_short(q_BHTD: Tensor, num_keys: int) -> bool:
+    """Whether matrix products over all keys take less time than a band and a fused call beside it.
+
+    On a CPU they do while the scores of a tile stay in its caches; bfloat16 fused calls are faster than that.
+    """
+    return q_BHTD.device.type == "cpu" and q_BHTD.dtype != torch.bfloat16 and num_keys <= SHORT

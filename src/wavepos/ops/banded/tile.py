@@ -1,6 +1,6 @@
-"""The work of the near part in tiles: one window of the band for as many heads as the caches hold scores of.
+"""The work of the near part: one tile of the band after the other, for as many heads as the caches hold scores of.
 
-PyTorch's calls cost microseconds whatever they do, so a tile makes few: what windows share is made once a block.
+PyTorch's calls cost microseconds whatever they do, so a tile makes few: what tiles have in common is made once.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,66 +9,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wavepos.ops.banded.band import Band, Layout, Window
-from wavepos.ops.mask import Mask
+from wavepos.ops.banded.band import Band, Tile, TileLayout
+from wavepos.ops.call import Call
 
 _CPU_SCORES = 1 << 19
 _GPU_SCORES = 1 << 26
 """Scores held at once: on a CPU what its caches hold, on a GPU enough to fill it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NearCall:
-    """What the near part is computed from.
+class Workspace:
+    """What the tiles of a call have in common: dtypes, table and bias as they are read, two buffers, triangles.
 
-    Attributes:
-        q_BHTD: queries.
-        k_BGSD: keys.
-        v_BGSD: values.
-        r_BHTE: what the table is multiplied with, or None.
-        table_XRE: what r is multiplied with, relative_scale included, X = 1 or H, displacements falling; or None.
-        bias_HR: bias, displacements falling; or None. Both are of the near part's dtype.
-        band: which keys are near.
-        mask: further conditions (padding, documents).
-        softmax_scale: factor on q·k.
+    Args:
+        call: a prepared call.
+        num_scores: how many the largest tile needs, of all heads that are held at once.
     """
 
-    q_BHTD: Tensor
-    k_BGSD: Tensor
-    v_BGSD: Tensor
-    r_BHTE: Tensor | None
-    table_XRE: Tensor | None
-    bias_HR: Tensor | None
-    band: Band
-    mask: Mask
-    softmax_scale: float
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.promote_types(self.q_BHTD.dtype, torch.float32)
-
-    @property
-    def product_dtype(self) -> torch.dtype:
-        """What weights and score gradients are rounded to before their products, as in fused kernels."""
-        device, dtype = self.q_BHTD.device.type, self.q_BHTD.dtype
-        if device == "cpu" and not (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-            return self.dtype
-        return dtype
-
-    @property
-    def num_groups(self) -> int:
-        return self.k_BGSD.shape[1]
-
-    @property
-    def heads_per_group(self) -> int:
-        return self.q_BHTD.shape[1] // self.k_BGSD.shape[1]
-
-
-class Buffers:
-    """Two reused buffers of scores, as large as the largest tile needs, and the triangles that hide scores."""
-
-    def __init__(self, call: NearCall, num_scores: int) -> None:
-        self.scores = torch.empty(num_scores, dtype=call.dtype, device=call.q_BHTD.device)
+    def __init__(self, call: Call, num_scores: int) -> None:
+        q, table, bias = call.terms.q_BHTD, call.terms.table, call.terms.bias_HR
+        self.call = call
+        self.dtype = torch.promote_types(q.dtype, torch.float32)
+        self.product_dtype = _product_dtype(q, self.dtype)
+        self.num_groups = call.terms.k_BGSD.shape[1]
+        self.heads_per_group = q.shape[1] // self.num_groups
+        # displacements falling; the table holds relative_scale
+        self.table_XRE = None if table is None else table.to(self.dtype).flip(1).mul_(call.relative_scale)
+        self.bias_HR = None if bias is None else bias.to(self.dtype).flip(1)
+        self.scores = torch.empty(num_scores, dtype=self.dtype, device=q.device)
         self.weights = torch.empty_like(self.scores)
         self._triangles: dict[tuple[int, int, bool], Tensor] = {}
 
@@ -76,14 +43,14 @@ class Buffers:
         """[size, size]: from that diagonal on, upwards or downwards, what hides a score it is added to; else 0."""
         key = size, diagonal, upper
         if key not in self._triangles:
-            square = self.scores.new_full((size, size), hidden_score(self.scores.dtype))
+            square = self.scores.new_full((size, size), hidden_score(self.dtype))
             self._triangles[key] = square.triu(diagonal) if upper else square.tril(diagonal)
         return self._triangles[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
-    """The scores of a window's queries and keys: views of the buffers, made once a layout.
+class ScoreViews:
+    """The scores of a tile's queries and keys: views of the buffers, made once per layout.
 
     Attributes:
         scores: [heads, C, K].
@@ -93,7 +60,7 @@ class Sheet:
         skewed: the scores by displacement, [heads, C, R in use], falling; None without table and bias.
         slack: what the skewed view holds left of the first key; None where it holds nothing there.
         triangles: parts of the scores, and what to add to each to hide the keys that its queries may not see.
-        table: the part of the table in use once a head, [heads, R, E], or None.
+        table: the part of the table in use, once per head, [heads, R, E], or None.
         bias: that of the bias, [heads, 1, R], or None.
     """
 
@@ -108,74 +75,79 @@ class Sheet:
     bias: Tensor | None
 
 
-class Block:
+class Heads:
     """Some batch rows and key/value heads, with every query head of theirs, whose scores are held at once.
 
     Its q, k, v and r are what `of_heads` and `of_groups` give of the call's.
     """
 
-    def __init__(self, call: NearCall, buffers: Buffers, batch: slice, groups: slice) -> None:
-        self.call, self.batch, self.groups = call, batch, groups
+    def __init__(self, workspace: Workspace, batch: slice, groups: slice) -> None:
+        self.workspace, self.batch, self.groups = workspace, batch, groups
         self.num_stacks = int((batch.stop - batch.start) * (groups.stop - groups.start))
-        self.num_heads = self.num_stacks * call.heads_per_group
-        self.q, self.k, self.v = self.of_heads(call.q_BHTD), self.of_groups(call.k_BGSD), self.of_groups(call.v_BGSD)
-        self.r = None if call.r_BHTE is None else self.of_heads(call.r_BHTE)
-        self._buffers = buffers
-        self._sheets: dict[Layout, Sheet] = {}
+        self.count = self.num_stacks * workspace.heads_per_group
+        terms = workspace.call.terms
+        self.q, self.k = self.of_heads(terms.q_BHTD), self.of_groups(terms.k_BGSD)
+        self.v = self.of_groups(workspace.call.v_BGSD)
+        self.r = None if terms.r_BHTE is None else self.of_heads(terms.r_BHTE)
+        self._views: dict[TileLayout, ScoreViews] = {}
 
     def of_heads(self, x_BH: Tensor) -> Tensor:
-        """The block's part of what has one row a query: [batch, groups, heads of a group, T, …], a view."""
-        return _split(x_BH, 1, self.call.num_groups)[self.batch, self.groups]
+        """Their part of what has one row per query: [batch, groups, heads of a group, T, …], a view."""
+        return _split(x_BH, 1, self.workspace.num_groups)[self.batch, self.groups]
 
     def of_groups(self, x_BG: Tensor) -> Tensor:
-        """The block's part of what has one row a key: [batch, groups, S, …], a view."""
+        """Their part of what has one row per key: [batch, groups, S, …], a view."""
         return x_BG[self.batch, self.groups]
 
-    def sheet(self, layout: Layout) -> Sheet:
-        """Where the scores of a window lie."""
-        if layout not in self._sheets:
-            self._sheets[layout] = self._made(layout)
-        return self._sheets[layout]
+    def views(self, layout: TileLayout) -> ScoreViews:
+        """Where the scores of a tile lie."""
+        if layout not in self._views:
+            self._views[layout] = self._made(layout)
+        return self._views[layout]
 
     def add_to_table(self, sum_XR: Tensor, x: Tensor) -> None:
-        """Add a gradient once a head, [heads, R in use, …], to that of the reversed table."""
+        """Add a gradient, once per head, [heads, R in use, …], to that of the reversed table."""
         used = sum_XR[:, sum_XR.shape[1] - x.shape[1] :]
         if used.shape[0] == 1:
             used.add_(x.sum(0, keepdim=True))
         else:
-            heads = x.view(-1, self.groups.stop - self.groups.start, self.call.heads_per_group, *x.shape[1:])
-            _split(used, 0, self.call.num_groups)[self.groups].add_(heads.sum(0))
+            heads = x.view(-1, self.groups.stop - self.groups.start, self.workspace.heads_per_group, *x.shape[1:])
+            _split(used, 0, self.workspace.num_groups)[self.groups].add_(heads.sum(0))
 
-    def _made(self, layout: Layout) -> Sheet:
-        call, size = self.call, layout.num_queries
-        rows = layout.rows(self._buffers.scores, self.num_heads)
+    def _made(self, layout: TileLayout) -> ScoreViews:
+        workspace, size = self.workspace, layout.num_queries
+        rows = layout.rows(workspace.scores, self.count)
         scores = rows[:, :, layout.slack :]
-        weights = self._buffers.weights[: scores.numel()].view(scores.shape)
+        weights = workspace.weights[: scores.numel()].view(scores.shape)
         triangles = []
         if layout.future:
-            future = self._buffers.triangle(size, 1, upper=True)
+            future = workspace.triangle(size, 1, upper=True)
             triangles.append((scores[..., layout.num_keys - size :], future))
         if layout.beyond is not None:
-            beyond = self._buffers.triangle(size, layout.beyond, upper=False)
+            beyond = workspace.triangle(size, layout.beyond, upper=False)
             triangles.append((scores[..., :size], beyond))
-        return Sheet(
+        return ScoreViews(
             scores=scores,
             stacked=self._by_stack(scores),
             weights=weights,
             stacked_weights=self._by_stack(weights),
-            skewed=layout.skewed(self._buffers.scores, self.num_heads) if layout.table_length else None,
+            skewed=layout.skewed(workspace.scores, self.count) if layout.table_length else None,
             slack=rows[:, :, : layout.slack] if layout.slack else None,
             triangles=tuple(triangles),
-            table=None if call.table_XRE is None else self._once_a_head(call.table_XRE, layout.table_length),
-            bias=None if call.bias_HR is None else self._once_a_head(call.bias_HR, layout.table_length)[:, None],
+            table=None
+            if workspace.table_XRE is None
+            else self._once_per_head(workspace.table_XRE, layout.table_length),
+            bias=None
+            if workspace.bias_HR is None
+            else self._once_per_head(workspace.bias_HR, layout.table_length)[:, None],
         )
 
-    def _once_a_head(self, x_XR: Tensor, length: int) -> Tensor:
+    def _once_per_head(self, x_XR: Tensor, length: int) -> Tensor:
         """The rows of a reversed table in use: [batch · groups · heads of a group, R, …]."""
         used = x_XR[:, x_XR.shape[1] - length :]
         if used.shape[0] == 1:
-            return used.expand(self.num_heads, *used.shape[1:])
-        of_groups = _split(used, 0, self.call.num_groups)[self.groups]
+            return used.expand(self.count, *used.shape[1:])
+        of_groups = _split(used, 0, self.workspace.num_groups)[self.groups]
         return of_groups.expand(self.batch.stop - self.batch.start, *of_groups.shape).flatten(0, 2)
 
     def _by_stack(self, x: Tensor) -> Tensor:
@@ -183,23 +155,25 @@ class Block:
         return _split(x.flatten(0, 1), 0, self.num_stacks)
 
 
-def tiles(call: NearCall) -> Iterator[tuple[Block, Iterable[Window]]]:
-    """Blocks of as many heads as the budget of scores holds, each with the windows in order."""
-    windows = list(call.band.windows(_chunk(call)))
-    batch, size = call.q_BHTD.shape[0], max(window.layout.size for window in windows)
-    budget = _CPU_SCORES if call.q_BHTD.device.type == "cpu" else _GPU_SCORES
-    stacks = min(max(1, budget // (call.heads_per_group * size)), batch * call.num_groups)
-    num_batch, num_groups = max(1, stacks // call.num_groups), min(stacks, call.num_groups)
-    buffers = Buffers(call, num_batch * num_groups * call.heads_per_group * size)
-    for row in range(0, batch, num_batch):
-        for group in range(0, call.num_groups, num_groups):
-            rows = slice(row, min(row + num_batch, batch))
-            groups = slice(group, min(group + num_groups, call.num_groups))
-            yield Block(call, buffers, rows, groups), windows
+def schedule(call: Call, band: Band) -> Iterator[tuple[Heads, Iterable[Tile]]]:
+    """As many heads at once as the budget of scores holds, each time with the tiles in order."""
+    q, num_groups = call.terms.q_BHTD, call.terms.k_BGSD.shape[1]
+    batch, heads_per_group = q.shape[0], q.shape[1] // num_groups
+    tiles = list(band.tiles(_queries_per_tile(q, band)))
+    size = max(tile.layout.size for tile in tiles)
+    budget = _CPU_SCORES if q.device.type == "cpu" else _GPU_SCORES
+    stacks = min(max(1, budget // (heads_per_group * size)), batch * num_groups)
+    num_rows, num_stacked = max(1, stacks // num_groups), min(stacks, num_groups)
+    workspace = Workspace(call, num_rows * num_stacked * heads_per_group * size)
+    for row in range(0, batch, num_rows):
+        for group in range(0, num_groups, num_stacked):
+            rows = slice(row, min(row + num_rows, batch))
+            groups = slice(group, min(group + num_stacked, num_groups))
+            yield Heads(workspace, rows, groups), tiles
 
 
 def stacked(x: Tensor, rows: slice) -> Tensor:
-    """The queries of a group one below the other, [stacks, heads of a group · C, …] of what `Block.of_heads` gives."""
+    """The queries of a group one below the other, [stacks, heads of a group · C, …] of what `Heads.of_heads` gives."""
     return x[:, :, :, rows].flatten(2, 3).flatten(0, 1)
 
 
@@ -208,11 +182,18 @@ def hidden_score(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).min / 4
 
 
-def _chunk(call: NearCall) -> int:
-    """Queries a window: few waste little of the band's edges, many make large products."""
-    if call.q_BHTD.device.type != "cpu":
+def _queries_per_tile(q_BHTD: Tensor, band: Band) -> int:
+    """Few waste little of the band's edges, many make large products."""
+    if q_BHTD.device.type != "cpu":
         return 256
-    return 128 if call.band.num_keys > 512 else 64
+    return 128 if band.num_keys > 512 else 64
+
+
+def _product_dtype(q: Tensor, wide: torch.dtype) -> torch.dtype:
+    """What weights and gradients of scores are rounded to before their products, as in fused kernels."""
+    if q.device.type == "cpu" and not (q.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return wide
+    return q.dtype
 
 
 def _split(x: Tensor, dim: int, count: int) -> Tensor:

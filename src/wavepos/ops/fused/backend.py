@@ -1,8 +1,8 @@
-"""The fused kernel: flash attention with a relative term, forward and backward, in Triton (`triton_kernels.py`).
+"""The fused kernel: flash attention with a relative term, forward and backward, in Triton (`kernels.py`).
 
 The term r_m·p(δ) of the table's R displacements is computed before the kernel by matrix products (`skew.py`) and read
 by it in aligned tiles; a bias b[h,δ] is read from its [H,R] table. Keys further back than R need neither: their tiles
-are plain flash attention. The backward pass makes the band again and writes the gradient of each of its entries over
+are plain flash attention. The backward pass makes these logits again and writes the gradient of each of its entries over
 it, once and without atomics, so it is deterministic; matrix products turn it into the gradients of r and the table.
 """
 
@@ -15,19 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavepos.ops.call import TABLE_TERMS, Call, Implementation
 from wavepos.ops.derivatives import refuse_forward_mode, refuse_function_transforms
 from wavepos.ops.fused import skew
 from wavepos.ops.fused.skew import SkewLayout
-from wavepos.ops.mask import Mask
 from wavepos.ops.strides import rows_adjacent
-from wavepos.positions.terms import ScoreTerms
 
 LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True, slots=True)
-class Blocks:
-    """Tile sizes of a kernel, in queries and keys (together at most `skew.GUARD`), and how Triton compiles it."""
+class TileSize:
+    """The tile of a kernel, in queries and keys (together at most `skew.GUARD`), and how Triton compiles it."""
 
     queries: int
     keys: int
@@ -44,59 +43,48 @@ class Blocks:
         }
 
 
-HALF_BLOCKS = {  # float16 and bfloat16, by kernel and head_dim
-    ("forward", 64): Blocks(128, 64, 4, 3),
-    ("forward", 128): Blocks(128, 64, 8, 3),
-    ("dq", 64): Blocks(128, 64, 8, 2),
-    ("dq", 128): Blocks(128, 64, 8, 2),
-    ("dkdv", 64): Blocks(64, 128, 8, 2),
-    ("dkdv", 128): Blocks(64, 128, 8, 2),
+HALF_TILES = {  # float16 and bfloat16, by kernel and head_dim
+    ("forward", 64): TileSize(128, 64, 4, 3),
+    ("forward", 128): TileSize(128, 64, 8, 3),
+    ("dq", 64): TileSize(128, 64, 8, 2),
+    ("dq", 128): TileSize(128, 64, 8, 2),
+    ("dkdv", 64): TileSize(64, 128, 8, 2),
+    ("dkdv", 128): TileSize(64, 128, 8, 2),
 }
-FLOAT32_BLOCKS = {64: Blocks(32, 32, 4, 1), 128: Blocks(32, 32, 8, 1)}  # also under Triton's interpreter
+FLOAT32_TILES = {64: TileSize(32, 32, 4, 1), 128: TileSize(32, 32, 8, 1)}  # also under Triton's interpreter
 
 
-def triton_attention(
-    terms: ScoreTerms, v_BGSD: Tensor, mask: Mask, softmax_scale: float, dropout: float = 0.0
-) -> Tensor:
+def _attention(call: Call) -> Tensor:
     """softmax(softmax_scale · q·k + relative_scale · r·p(δ) + b) v by the fused kernel, [B,H,T,D] in q's dtype.
 
     Memory beside inputs and outputs: with a table B·H·T·(R + 16 … 46) entries of q's dtype while a pass runs; with a
     bias that needs a gradient the same in the backward pass.
-
-    Raises:
-        ValueError: the kernel does not serve the call; the message says why.
-        ImportError: triton is not installed.
     """
-    if refusal := triton_refusal(terms, mask, dropout):
-        raise ValueError(refusal)
-    inputs = (terms.q_BHTD, terms.k_BGSD, v_BGSD, terms.r_BHTE, terms.table, terms.bias_HR)
-    refuse_forward_mode("triton", *inputs)
-    refuse_function_transforms("triton", *inputs)
-    table = terms.table
-    if table is not None and terms.relative_scale is not None:  # the kernel applies softmax_scale to all of a score
-        table = table * (terms.relative_scale / softmax_scale)
+    refuse_forward_mode("triton", *call.tensors())
+    refuse_function_transforms("triton", *call.tensors())
+    terms, documents = call.terms, call.mask.document_ids_BS
+    table, bias = terms.table, terms.bias_HR
+    if table is not None:  # the kernel applies softmax_scale to all of a score
+        table = call.without_tail(table[None])[0]
+        table = table if terms.relative_scale is None else table * (terms.relative_scale / call.softmax_scale)
     out: Tensor
     out, _ = _forward(
         rows_adjacent(terms.q_BHTD),
         rows_adjacent(terms.k_BGSD),
-        rows_adjacent(v_BGSD),
+        rows_adjacent(call.v_BGSD),
         None if terms.r_BHTE is None else terms.r_BHTE.to(terms.q_BHTD.dtype),
         table,
-        None if terms.bias_HR is None else terms.bias_HR.float() / softmax_scale,
-        None if mask.document_ids_BS is None else _document_ends(mask.document_ids_BS),
-        mask.query_offset,
-        softmax_scale,
-        terms.tail == "clamp",
+        None if bias is None else call.without_tail(bias).float() / call.softmax_scale,
+        None if documents is None else _document_ends(documents),
+        call.mask.query_offset,
+        call.softmax_scale,
     )
     return out
 
 
-def triton_refusal(terms: ScoreTerms, mask: Mask, dropout: float) -> str | None:
-    """Why the kernel cannot compute these terms; None where it can.
-
-    Raises:
-        ImportError: triton is not installed.
-    """
+def _limits(call: Call) -> str | None:
+    """Why the kernel cannot compute this call; ImportError where triton is not installed."""
+    terms, mask = call.terms, call.mask
     q, table, bias = terms.q_BHTD, terms.table, terms.bias_HR
     interpreted = _kernels().INTERPRETED
     dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
@@ -106,9 +94,9 @@ def triton_refusal(terms: ScoreTerms, mask: Mask, dropout: float) -> str | None:
         f"serves head_dim 64 and 128, got {q.shape[-1]}": q.shape[-1] not in (64, 128),
         "serves causal=True only": not mask.causal,
         "does not serve key_padding_mask": mask.key_padding_BS is not None,
-        f"does not serve dropout, got {dropout}": dropout > 0.0,
+        f"does not serve dropout, got {call.dropout}": call.dropout > 0.0,
         "serves a table or a bias, not both in one call": table is not None and bias is not None,
-        "serves one table for all heads, not one a head": table is not None and table.dim() != 2,
+        "serves one table for all heads, not one per head": table is not None and table.dim() != 2,
         "does not serve a table that covers every displacement: its memory would grow as T·S": (
             table is not None and terms.tail == "none"
         ),
@@ -116,7 +104,10 @@ def triton_refusal(terms: ScoreTerms, mask: Mask, dropout: float) -> str | None:
             bias is not None and bias.requires_grad and terms.tail == "none"
         ),
     }
-    return next((f"backend='triton' {refusal}" for refusal, holds in refusals.items() if holds), None)
+    return next((f"{TRITON.label} {refusal}" for refusal, holds in refusals.items() if holds), None)
+
+
+TRITON = Implementation(label="backend='triton'", serves=TABLE_TERMS, limits=_limits, compute=_attention)
 
 
 def _kernels() -> ModuleType:
@@ -152,19 +143,18 @@ def _forward(  # noqa: PLR0913 - an operator takes tensors and numbers only
     documents: Tensor | None,
     query_offset: int,
     softmax_scale: float,
-    clamp: bool,
 ) -> tuple[Tensor, Tensor]:
-    """out and lse, float32 and to base 2. The bias is float32 and divided by softmax_scale."""
+    """out and lse, float32 and to base 2. The bias is float32 and divided by softmax_scale; zero holds beyond it."""
     out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
     layout = _layout(q, table, bias, query_offset)
     term = _term(r, table, bias, layout)
-    blocks = _blocks("forward", q)
+    tile = _tile_size("forward", q)
     _launch(
         _kernels().forward_kernel,
-        (q, blocks.queries),
+        (q, tile.queries),
         (q, k, v, out, lse, _or(term, q), _or(documents, q)),
         (*_strides(q, k, v, out), *_lengths(q, k, layout), softmax_scale * LOG2_E),
-        {**_switches(table, bias, documents, clamp), **blocks.options(q.shape[3])},
+        {**_switches(table, bias, documents), **tile.options(q.shape[3])},
     )
     return out, lse
 
@@ -188,26 +178,25 @@ def _backward(  # noqa: PLR0913 - an operator takes tensors and numbers only
     lse: Tensor,
     query_offset: int,
     softmax_scale: float,
-    clamp: bool,
     needs_dterm: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dq, dk, dv, dr and the gradient of the table or the bias; the last two are empty where there is none."""
     dq, dk, dv = torch.empty_like(q), k.new_empty(k.shape), v.new_empty(v.shape)
     layout = _layout(q, table, bias, query_offset)
-    term = dband = _term(r, table, bias, layout)
+    term = dlogits = _term(r, table, bias, layout)
     if bias is not None:
-        dband = q.new_zeros(q.shape[0], q.shape[1], layout.rows, layout.pitch) if needs_dterm else None
-    delta, dtail = torch.empty_like(lse), lse.new_zeros(q.shape[0], q.shape[1], layout.rows if clamp else 0)
+        dlogits = q.new_zeros(q.shape[0], q.shape[1], layout.rows, layout.pitch) if needs_dterm else None
+    delta = torch.empty_like(lse)
     first, last = (q, q) if documents is None else documents.unbind()
     inputs = (q, k, v, grad, lse, delta)
     numbers = (*_lengths(q, k, layout), softmax_scale, softmax_scale * LOG2_E)
-    switches = _switches(table, bias, documents, clamp)
-    kernels, for_dq, for_dkdv = _kernels(), _blocks("dq", q), _blocks("dkdv", q)
+    switches = _switches(table, bias, documents)
+    kernels, for_dq, for_dkdv = _kernels(), _tile_size("dq", q), _tile_size("dkdv", q)
     options = {"HEAD_DIM": q.shape[3], "BLOCK_M": for_dq.queries}
     _launch(
         kernels.delta_kernel, (q, for_dq.queries), (out, grad, delta), (*_strides(out, grad), *q.shape[1:3]), options
     )
-    _launch(  # before dq's kernel, which overwrites the band
+    _launch(  # before dq's kernel, which overwrites the logits
         kernels.dkdv_kernel,
         (k, for_dkdv.keys),
         (*inputs, dk, dv, _or(term, q), first, last),
@@ -217,11 +206,11 @@ def _backward(  # noqa: PLR0913 - an operator takes tensors and numbers only
     _launch(
         kernels.dq_kernel,
         (q, for_dq.queries),
-        (*inputs, dq, _or(term, q), _or(dband, q), dtail, first),
+        (*inputs, dq, _or(term, q), _or(dlogits, q), first),
         (*_strides(q, k, v, grad, dq), *numbers),
-        {**switches, "DBAND": dband is not None, **for_dq.options(q.shape[3])},
+        {**switches, "DLOGITS": dlogits is not None, **for_dq.options(q.shape[3])},
     )
-    return dq, dk, dv, *_term_gradients(dband, dtail, r, table, layout, needs_dterm)
+    return dq, dk, dv, *_term_gradients(dlogits, q, r, table, layout, needs_dterm)
 
 
 @_backward.register_fake
@@ -241,24 +230,22 @@ def _backward_fake(
 
 
 def _term_gradients(
-    dband: Tensor | None,
-    dtail: Tensor,
+    dlogits: Tensor | None,
+    q: Tensor,
     r: Tensor | None,
     table: Tensor | None,
     layout: SkewLayout,
     needs_dterm: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dr and the gradient of the table or the bias, from the gradient of the band and of what holds beyond it."""
-    dr, dterm = dtail.new_empty(0), dtail.new_empty(0)
-    if dband is None:
+    """dr and the gradient of the table or the bias, from that of the relative logits."""
+    dr, dterm = (q.new_empty(0, dtype=torch.float32) for _ in range(2))
+    if dlogits is None:
         return dr, dterm
-    if dtail.numel():
-        skew.add_to_last(dband, dtail, layout)
     if r is None or table is None:
-        return dr, skew.band_grad_bias(dband, layout)
+        return dr, skew.grad_bias(dlogits, layout)
     if needs_dterm:
-        dterm = skew.band_grad_table(dband, r, layout)
-    return skew.band_grad_r(dband, table, layout, r.shape), dterm
+        dterm = skew.grad_table(dlogits, r, layout)
+    return skew.grad_r(dlogits, table, layout, r.shape), dterm
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -270,7 +257,7 @@ def _differentiate(ctx: Any, grad: Tensor, _: object) -> tuple[Tensor | None, ..
     needs = ctx.needs_input_grad
     grads = _backward(rows_adjacent(grad), *ctx.saved_tensors, *ctx.settings, needs[4] or needs[5])
     dr, dterm = (grads[3] if needs[3] else None), grads[4]
-    return *grads[:3], dr, dterm if needs[4] else None, dterm if needs[5] else None, None, None, None, None
+    return *grads[:3], dr, dterm if needs[4] else None, dterm if needs[5] else None, None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
@@ -285,13 +272,13 @@ def _term(r: Tensor | None, table: Tensor | None, bias: Tensor | None, layout: S
     """What the kernel reads the term from."""
     if r is None or table is None:
         return None if bias is None else bias.contiguous()
-    return skew.make_band(r, table, layout)
+    return skew.relative_logits(r, table, layout)
 
 
-def _blocks(kernel: str, q: Tensor) -> Blocks:
+def _tile_size(kernel: str, q: Tensor) -> TileSize:
     if q.dtype == torch.float32 or not q.is_cuda:
-        return FLOAT32_BLOCKS[q.shape[3]]
-    return HALF_BLOCKS[kernel, q.shape[3]]
+        return FLOAT32_TILES[q.shape[3]]
+    return HALF_TILES[kernel, q.shape[3]]
 
 
 def _launch(
@@ -326,8 +313,7 @@ def _lengths(q: Tensor, k: Tensor, layout: SkewLayout) -> tuple[int, ...]:
     )
 
 
-def _switches(table: Tensor | None, bias: Tensor | None, documents: Tensor | None, clamp: bool) -> dict[str, Any]:
+def _switches(table: Tensor | None, bias: Tensor | None, documents: Tensor | None) -> dict[str, Any]:
     kernels = _kernels()
     term = kernels.TABLE if table is not None else kernels.NOTHING if bias is None else kernels.BIAS
-    has_term = table is not None or bias is not None
-    return {"TERM": term.value, "CLAMP": clamp and has_term, "DOCUMENTS": documents is not None}
+    return {"TERM": term.value, "DOCUMENTS": documents is not None}

@@ -5,7 +5,7 @@ The key loop of a block of queries runs in four parts that never test what canno
     0 … FAR … EDGE of the table … BAND … DIAGONAL … last key that the block's queries see
 
 Names: i rows of queries (at position query_offset + i), n keys, `row` where the term of a row lies, `shape` the tuple
-(query_offset, num_queries, num_keys, reach), `band` the tuple (rows, pitch, key_column) of `skew.SkewLayout`. Scores
+(query_offset, num_queries, num_keys, reach), `logits` the tuple (rows, pitch, key_column) of `skew.SkewLayout`. Scores
 are raw: softmax_scale is not applied yet. Exponentials have base 2.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
@@ -37,10 +37,10 @@ DIAGONAL = tl.constexpr(3)
 
 
 @triton.jit
-def _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM: tl.constexpr):
+def _find_term(term_ptr, first_row, i, batch_head, head, shape, logits, TERM: tl.constexpr):
     """Where the term of the rows i = first_row … lies: key n of a row stands n after `row` (TABLE) or n before."""
     query_offset, _, _, reach = shape
-    rows, pitch, key_column = band
+    rows, pitch, key_column = logits
     if TERM == BIAS:
         term_ptr += head.to(tl.int64) * reach
         row = query_offset + i
@@ -59,20 +59,10 @@ def _load_term(term_ptr, row, n, mask, TERM: tl.constexpr):
 
 
 @triton.jit
-def _load_tail(term_ptr, row, i, shape, TERM: tl.constexpr, CLAMP: tl.constexpr):
-    """The term that holds beyond the table, one value a row."""
-    query_offset, num_queries, _, reach = shape
-    tail = tl.zeros(i.shape, tl.float32)
-    if CLAMP:
-        tail = _load_term(term_ptr, row, query_offset + i - (reach - 1), i < num_queries, TERM).to(tl.float32)
-    return tail
-
-
-@triton.jit
 def _load_tile_term(term_ptr, row, i, n, shape, PART: tl.constexpr, TERM: tl.constexpr):
     """The term of a tile, for `_raw_scores`: anything outside the table.
 
-    Here and in `_raw_scores` what belongs to queries (i, row, tail, document_q) comes broadcast along one axis of the
+    Here and in `_raw_scores` what belongs to queries (i, row, document_q) comes broadcast along one axis of the
     tile and what belongs to keys (n, document_k) along the other; which is which does not matter.
     """
     query_offset, num_queries, _, reach = shape
@@ -80,7 +70,7 @@ def _load_tile_term(term_ptr, row, i, n, shape, PART: tl.constexpr, TERM: tl.con
     if TERM != NOTHING and PART != FAR:
         displacement = query_offset + i - n
         inside = i < num_queries
-        if PART == EDGE and TERM == BIAS:  # (a band is read past its edge: 16 bytes at a time, into pads and `GUARD`)
+        if PART == EDGE and TERM == BIAS:  # (logits are read past their edge, 16 bytes at a time)
             inside = inside & (displacement < reach)
         if PART == DIAGONAL:
             inside = inside & (displacement < reach) & (displacement >= 0)
@@ -90,8 +80,8 @@ def _load_tile_term(term_ptr, row, i, n, shape, PART: tl.constexpr, TERM: tl.con
 
 @triton.jit
 def _raw_scores(
-    scores, term, tail, i, n, document_q, document_k, shape,
-    PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    scores, term, i, n, document_q, document_k, shape,
+    PART: tl.constexpr, TERM: tl.constexpr, DOCUMENTS: tl.constexpr,
 ):  # fmt: skip
     """q·k plus the term, UNSEEN where the mask forbids."""
     query_offset, _, num_keys, reach = shape
@@ -99,10 +89,8 @@ def _raw_scores(
     if TERM != NOTHING and PART != FAR:
         term = term.to(tl.float32)
         if PART != BAND:
-            term = tl.where(displacement >= reach, tail if CLAMP else 0.0, term)
+            term = tl.where(displacement >= reach, 0.0, term)
         scores += term
-    if CLAMP and PART == FAR:
-        scores += tail
     if PART == DIAGONAL:
         scores = tl.where((displacement >= 0) & (n < num_keys), scores, UNSEEN)
     if DOCUMENTS:
@@ -154,9 +142,9 @@ def _key_parts(first_row, first_document, shape, BLOCK_M: tl.constexpr, BLOCK_N:
 
 @triton.jit
 def _forward_tiles(
-    acc, total, peak, q, i, tail, row, document_q, k_ptr, v_ptr, term_ptr, document_ptr, stride_kn, stride_vn,
+    acc, total, peak, q, i, row, document_q, k_ptr, v_ptr, term_ptr, document_ptr, stride_kn, stride_vn,
     start, end, shape, exponent_scale,
-    PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    PART: tl.constexpr, TERM: tl.constexpr, DOCUMENTS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     num_keys = shape[2]
@@ -169,8 +157,8 @@ def _forward_tiles(
         if DOCUMENTS:
             document_k = tl.load(document_ptr + n, mask=n < num_keys, other=-1)
         scores = _raw_scores(
-            tl.dot(q, tl.trans(k), input_precision="ieee"), term, tail[:, None], i[:, None], n[None, :],
-            document_q[:, None], document_k[None, :], shape, PART, TERM, CLAMP, DOCUMENTS,
+            tl.dot(q, tl.trans(k), input_precision="ieee"), term, i[:, None], n[None, :],
+            document_q[:, None], document_k[None, :], shape, PART, TERM, DOCUMENTS,
         )  # fmt: skip
         new_peak = tl.maximum(peak, tl.max(scores, 1) * exponent_scale)
         weights = tl.exp2(scores * exponent_scale - new_peak[:, None])
@@ -187,8 +175,8 @@ def forward_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, term_ptr, document_ptr,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn,
     stride_vb, stride_vh, stride_vn, stride_ob, stride_oh, stride_om,
-    num_heads, group_size, query_offset, num_queries, num_keys, reach, band_rows, band_pitch, key_column,
-    exponent_scale, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    num_heads, group_size, query_offset, num_queries, num_keys, reach, logits_rows, logits_pitch, key_column,
+    exponent_scale, TERM: tl.constexpr, DOCUMENTS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """out [B,H,T,D] and lse [B,H,T], the logarithm to base 2 of the softmax's denominator."""
@@ -204,9 +192,8 @@ def forward_kernel(
     i = first_row + tl.arange(0, BLOCK_M)
     q_ptr += batch * stride_qb + head.to(tl.int64) * stride_qh
     q = _load_rows(q_ptr, first_row, stride_qm, num_queries, BLOCK_M, HEAD_DIM, True)
-    band = (band_rows, band_pitch, key_column)
-    term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM)
-    tail = _load_tail(term_ptr, row, i, shape, TERM, CLAMP)
+    logits = (logits_rows, logits_pitch, key_column)
+    term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, logits, TERM)
     document_q, first_document = _query_documents(document_ptr, i, shape, DOCUMENTS)
     parts = _key_parts(first_row, first_document, shape, BLOCK_M, BLOCK_N)
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
@@ -215,9 +202,9 @@ def forward_kernel(
     for part in tl.static_range(4):
         if TERM != NOTHING or (part != EDGE and part != BAND):
             acc, total, peak = _forward_tiles(
-                acc, total, peak, q, i, tail, row, document_q,
+                acc, total, peak, q, i, row, document_q,
                 k_ptr, v_ptr, term_ptr, document_ptr, stride_kn, stride_vn,
-                parts[part], parts[part + 1], shape, exponent_scale, part, TERM, CLAMP, DOCUMENTS, HEAD_DIM, BLOCK_N,
+                parts[part], parts[part + 1], shape, exponent_scale, part, TERM, DOCUMENTS, HEAD_DIM, BLOCK_N,
             )  # fmt: skip
     out_ptr += batch * stride_ob + head.to(tl.int64) * stride_oh
     _store_rows(out_ptr, first_row, stride_om, num_queries, acc / total[:, None], BLOCK_M, HEAD_DIM)
@@ -245,10 +232,10 @@ def delta_kernel(
 
 @triton.jit
 def _dq_tiles(
-    dq, dtail, q, grad, lse, delta, i, tail, row, band_row, document_q,
-    k_ptr, v_ptr, term_ptr, dband_ptr, document_ptr, stride_kn, stride_vn,
+    dq, q, grad, lse, delta, i, row, dlogits_row, document_q,
+    k_ptr, v_ptr, term_ptr, dlogits_ptr, document_ptr, stride_kn, stride_vn,
     start, end, shape, softmax_scale, exponent_scale,
-    PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr, DBAND: tl.constexpr,
+    PART: tl.constexpr, TERM: tl.constexpr, DOCUMENTS: tl.constexpr, DLOGITS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     query_offset, num_queries, num_keys, reach = shape
@@ -262,51 +249,47 @@ def _dq_tiles(
         if DOCUMENTS:
             document_k = tl.load(document_ptr + n, mask=n < num_keys, other=-1)
         scores = _raw_scores(
-            tl.dot(q, tl.trans(k), input_precision="ieee"), term, tail[:, None], i[:, None], n[None, :],
-            document_q[:, None], document_k[None, :], shape, PART, TERM, CLAMP, DOCUMENTS,
+            tl.dot(q, tl.trans(k), input_precision="ieee"), term, i[:, None], n[None, :],
+            document_q[:, None], document_k[None, :], shape, PART, TERM, DOCUMENTS,
         )  # fmt: skip
         weights = tl.exp2(scores * exponent_scale - lse[:, None])
         dscores = weights * (tl.dot(grad, tl.trans(v), input_precision="ieee") - delta[:, None])
         dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision="ieee")
         displacement = query_offset + i[:, None] - n[None, :]
-        if DBAND and CLAMP and PART == FAR:
-            dtail += tl.sum(dscores, 1)
-        if DBAND and CLAMP and PART != FAR and PART != BAND:
-            dtail += tl.sum(tl.where(displacement >= reach, dscores, 0.0), 1)
-        if DBAND and PART != FAR:
+        if DLOGITS and PART != FAR:
             inside = (i < num_queries)[:, None]
             if PART != BAND:
                 inside = inside & (displacement >= 0) & (displacement < reach)
             # May overwrite what `term` was read from: one thread reads an entry, and what is written needs it.
-            dterm = (dscores * softmax_scale).to(dband_ptr.dtype.element_ty)
-            tl.store(dband_ptr + band_row[:, None] + n[None, :], dterm, mask=inside)
-    return dq, dtail
+            dterm = (dscores * softmax_scale).to(dlogits_ptr.dtype.element_ty)
+            tl.store(dlogits_ptr + dlogits_row[:, None] + n[None, :], dterm, mask=inside)
+    return dq
 
 
 @triton.jit
-def _zero_tiles(dband_ptr, band_row, i, start, end, shape, BLOCK_N: tl.constexpr):
+def _zero_tiles(dlogits_ptr, dlogits_row, i, start, end, shape, BLOCK_N: tl.constexpr):
     """Zeros in the entries of keys start … end − 1, where the table has them."""
     query_offset, num_queries, _, reach = shape
     for first_key in range(start, end, BLOCK_N):
         n = first_key + tl.arange(0, BLOCK_N)
         displacement = query_offset + i[:, None] - n[None, :]
         inside = (i < num_queries)[:, None] & (displacement >= 0) & (displacement < reach)
-        zeros = tl.zeros(displacement.shape, dband_ptr.dtype.element_ty)
-        tl.store(dband_ptr + band_row[:, None] + n[None, :], zeros, mask=inside)
+        zeros = tl.zeros(displacement.shape, dlogits_ptr.dtype.element_ty)
+        tl.store(dlogits_ptr + dlogits_row[:, None] + n[None, :], zeros, mask=inside)
 
 
 @triton.jit(do_not_specialize=LENGTHS)
 def dq_kernel(
-    q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, term_ptr, dband_ptr, dtail_ptr, document_ptr,
+    q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, term_ptr, dlogits_ptr, document_ptr,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_gb, stride_gh, stride_gm, stride_db, stride_dh, stride_dm,
-    num_heads, group_size, query_offset, num_queries, num_keys, reach, band_rows, band_pitch, key_column,
+    num_heads, group_size, query_offset, num_queries, num_keys, reach, logits_rows, logits_pitch, key_column,
     softmax_scale, exponent_scale,
-    TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr, DBAND: tl.constexpr,
+    TERM: tl.constexpr, DOCUMENTS: tl.constexpr, DLOGITS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """dq, and with DBAND the gradient of every entry of the band and of the clamped tail."""
-    shape, band = (query_offset, num_queries, num_keys, reach), (band_rows, band_pitch, key_column)
+    """dq, and with DLOGITS the gradient of every entry of the relative logits."""
+    shape, logits = (query_offset, num_queries, num_keys, reach), (logits_rows, logits_pitch, key_column)
     num_blocks = tl.cdiv(num_queries, BLOCK_M)
     batch_head = tl.program_id(0) // num_blocks
     first_row = (num_blocks - 1 - tl.program_id(0) % num_blocks) * BLOCK_M  # the longest loops first
@@ -323,39 +306,35 @@ def dq_kernel(
     places = batch_head.to(tl.int64) * num_queries + i
     lse = tl.load(lse_ptr + places, mask=i < num_queries, other=float("inf"))
     delta = tl.load(delta_ptr + places, mask=i < num_queries, other=0.0)
-    term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM)
-    dband_ptr, band_row = _find_term(dband_ptr, first_row, i, batch_head, head, shape, band, TABLE)
-    tail = _load_tail(term_ptr, row, i, shape, TERM, CLAMP)
+    term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, logits, TERM)
+    dlogits_ptr, dlogits_row = _find_term(dlogits_ptr, first_row, i, batch_head, head, shape, logits, TABLE)
     document_q, first_document = _query_documents(document_ptr, i, shape, DOCUMENTS)
     parts = _key_parts(first_row, first_document, shape, BLOCK_M, BLOCK_N)
     dq = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
-    dtail = tl.zeros([BLOCK_M], tl.float32)
     for part in tl.static_range(4):
         if TERM != NOTHING or (part != EDGE and part != BAND):
-            dq, dtail = _dq_tiles(
-                dq, dtail, q, grad, lse, delta, i, tail, row, band_row, document_q,
-                k_ptr, v_ptr, term_ptr, dband_ptr, document_ptr, stride_kn, stride_vn,
+            dq = _dq_tiles(
+                dq, q, grad, lse, delta, i, row, dlogits_row, document_q,
+                k_ptr, v_ptr, term_ptr, dlogits_ptr, document_ptr, stride_kn, stride_vn,
                 parts[part], parts[part + 1], shape, softmax_scale, exponent_scale,
-                part, TERM, CLAMP, DOCUMENTS, DBAND, HEAD_DIM, BLOCK_N,
+                part, TERM, DOCUMENTS, DLOGITS, HEAD_DIM, BLOCK_N,
             )  # fmt: skip
     dq_ptr += batch * stride_db + head.to(tl.int64) * stride_dh
     _store_rows(dq_ptr, first_row, stride_dm, num_queries, dq * softmax_scale, BLOCK_M, HEAD_DIM)
-    if DBAND:  # entries of keys that the loop did not meet: before its start, past the last key
+    if DLOGITS:  # entries of keys that the loop did not meet: before its start, past the last key
         before = tl.maximum(parts[0] - (query_offset + first_row - reach + 1), 0)
-        _zero_tiles(dband_ptr, band_row, i, parts[0] - tl.cdiv(before, BLOCK_N) * BLOCK_N, parts[0], shape, BLOCK_N)
+        first = parts[0] - tl.cdiv(before, BLOCK_N) * BLOCK_N
+        _zero_tiles(dlogits_ptr, dlogits_row, i, first, parts[0], shape, BLOCK_N)
         past = tl.cdiv(parts[4], BLOCK_N) * BLOCK_N
-        _zero_tiles(dband_ptr, band_row, i, past, query_offset + first_row + BLOCK_M, shape, BLOCK_N)
-    if DBAND and CLAMP:
-        places = batch_head.to(tl.int64) * band_rows + i
-        tl.store(dtail_ptr + places, dtail * softmax_scale, mask=i < num_queries)
+        _zero_tiles(dlogits_ptr, dlogits_row, i, past, query_offset + first_row + BLOCK_M, shape, BLOCK_N)
 
 
 @triton.jit
 def _dkdv_tiles(
     dk, dv, k, v, n, document_k, batch_head, head,
     q_ptr, grad_ptr, lse_ptr, delta_ptr, term_ptr, document_ptr, stride_qm, stride_gm,
-    start, end, shape, band, exponent_scale,
-    PART: tl.constexpr, TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    start, end, shape, logits, exponent_scale,
+    PART: tl.constexpr, TERM: tl.constexpr, DOCUMENTS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     num_queries = shape[1]
@@ -367,13 +346,16 @@ def _dkdv_tiles(
         places = batch_head.to(tl.int64) * num_queries + i
         lse = tl.load(lse_ptr + places, mask=i < num_queries, other=float("inf"))
         delta = tl.load(delta_ptr + places, mask=i < num_queries, other=0.0)
-        head_term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, band, TERM)
+        head_term_ptr, row = _find_term(term_ptr, first_row, i, batch_head, head, shape, logits, TERM)
         term = _load_tile_term(head_term_ptr, row[None, :], i[None, :], n[:, None], shape, PART, TERM)
-        tail = _load_tail(head_term_ptr, row, i, shape, TERM, CLAMP and PART != BAND)
         document_q, _ = _query_documents(document_ptr, i, shape, DOCUMENTS)
+        if q.dtype == tl.float32:  # summed as in the forward pass: the weights of large scores feel it
+            products = tl.trans(tl.dot(q, tl.trans(k), input_precision="ieee"))
+        else:
+            products = tl.dot(k, tl.trans(q), input_precision="ieee")
         scores = _raw_scores(
-            tl.dot(k, tl.trans(q), input_precision="ieee"), term, tail[None, :], i[None, :], n[:, None],
-            document_q[None, :], document_k[:, None], shape, PART, TERM, CLAMP, DOCUMENTS,
+            products, term, i[None, :], n[:, None],
+            document_q[None, :], document_k[:, None], shape, PART, TERM, DOCUMENTS,
         )  # fmt: skip
         weights = tl.exp2(scores * exponent_scale - lse[None, :])
         dv = tl.dot(weights.to(grad.dtype), grad, dv, input_precision="ieee")
@@ -399,13 +381,13 @@ def dkdv_kernel(
     q_ptr, k_ptr, v_ptr, grad_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, term_ptr, document_ptr, last_ptr,
     stride_qb, stride_qh, stride_qm, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_gb, stride_gh, stride_gm, stride_db, stride_dh, stride_dn,
-    num_heads, group_size, query_offset, num_queries, num_keys, reach, band_rows, band_pitch, key_column,
+    num_heads, group_size, query_offset, num_queries, num_keys, reach, logits_rows, logits_pitch, key_column,
     softmax_scale, exponent_scale,
-    TERM: tl.constexpr, CLAMP: tl.constexpr, DOCUMENTS: tl.constexpr,
+    TERM: tl.constexpr, DOCUMENTS: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of a block of keys: the query heads of its group one after the other, no atomics."""
-    shape = (query_offset, num_queries, num_keys, reach)
+    shape, logits = (query_offset, num_queries, num_keys, reach), (logits_rows, logits_pitch, key_column)
     num_blocks = tl.cdiv(num_keys, BLOCK_N)
     num_groups = num_heads // group_size
     batch_group = tl.program_id(0) // num_blocks
@@ -435,8 +417,8 @@ def dkdv_kernel(
                 dk, dv = _dkdv_tiles(
                     dk, dv, k, v, n, document_k, batch_head, head,
                     q_head, grad_head, lse_ptr, delta_ptr, term_ptr, document_ptr, stride_qm, stride_gm,
-                    parts[4 - inverse], parts[3 - inverse], shape, (band_rows, band_pitch, key_column), exponent_scale,
-                    3 - inverse, TERM, CLAMP, DOCUMENTS, HEAD_DIM, BLOCK_M,
+                    parts[4 - inverse], parts[3 - inverse], shape, logits, exponent_scale,
+                    3 - inverse, TERM, DOCUMENTS, HEAD_DIM, BLOCK_M,
                 )  # fmt: skip
     head_start = batch * stride_db + group * stride_dh
     _store_rows(dk_ptr + head_start, first_key, stride_dn, num_keys, dk * softmax_scale, BLOCK_N, HEAD_DIM)

@@ -1,9 +1,9 @@
-"""The band r_m·p(δ), δ = 0 … R − 1, laid out so that a tile of keys is a tile of aligned columns.
+"""The relative logits r_m·p(δ), δ = 0 … R − 1, laid out so that a tile of keys is a tile of aligned columns.
 
 Query row i holds displacement δ in column first + i mod 16 − δ. Its key n = query_offset + i − δ then stands in column
 n − 16·⌊i/16⌋ + key_column: consecutive keys are consecutive columns, and every 16th key begins at a multiple of 16.
-Rows that share i mod 16 share their columns, so the band is 16 plain matrix products with 16 shifted copies of the
-table, all of them aligned as well; its gradients with respect to r and the table are the transposed products.
+Rows that share i mod 16 share their columns, so the logits are 16 plain matrix products with 16 shifted copies of the
+table, all of them aligned as well; their gradients with respect to r and the table are the transposed products.
 """
 
 import math
@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 SKEW = 16
-GUARD = 256  # entries in front of a band: a tile on the table's edge may reach that far before its first row
+GUARD = 256  # entries in front of the logits: a tile on the table's edge may reach that far before its first row
 
 
 @dataclass(frozen=True, slots=True)
 class SkewLayout:
-    """Where the band of `num_queries` rows and displacements 0 … reach − 1 lies."""
+    """Where the logits of `num_queries` rows and displacements 0 … reach − 1 lie."""
 
     reach: int
     num_queries: int
@@ -46,40 +46,33 @@ class SkewLayout:
         return _round_up(self.num_queries)
 
 
-def make_band(r_BHTE: Tensor, table_RE: Tensor, layout: SkewLayout) -> Tensor:
+def relative_logits(r_BHTE: Tensor, table_RE: Tensor, layout: SkewLayout) -> Tensor:
     """r_m·p(δ), [B·H·rows/16, 16, pitch] in r's dtype; zero in unused columns and rows."""
     r = _by_residue(r_BHTE, layout)
     shape = (r.shape[1], SKEW, layout.pitch)
-    band = r.new_empty(GUARD + math.prod(shape))[GUARD:].view(shape)
-    torch.bmm(r, _shifted_copies(table_RE.to(r.dtype), layout).mT, out=band.transpose(0, 1))
-    return band
+    logits = r.new_empty(GUARD + math.prod(shape))[GUARD:].view(shape)
+    torch.bmm(r, _shifted_copies(table_RE.to(r.dtype), layout).mT, out=logits.transpose(0, 1))
+    return logits
 
 
-def band_grad_r(dband: Tensor, table_RE: Tensor, layout: SkewLayout, shape: torch.Size) -> Tensor:
-    """The gradient of r, of that shape, in the band's dtype."""
-    dr = dband.new_empty(dband.shape[0], SKEW, shape[-1])
-    torch.bmm(dband.transpose(0, 1), _shifted_copies(table_RE.to(dband.dtype), layout), out=dr.transpose(0, 1))
+def grad_r(dlogits: Tensor, table_RE: Tensor, layout: SkewLayout, shape: torch.Size) -> Tensor:
+    """The gradient of r, of that shape, in the logits' dtype."""
+    dr = dlogits.new_empty(dlogits.shape[0], SKEW, shape[-1])
+    torch.bmm(dlogits.transpose(0, 1), _shifted_copies(table_RE.to(dlogits.dtype), layout), out=dr.transpose(0, 1))
     return dr.view(*shape[:2], layout.rows, shape[-1])[:, :, : shape[2]].contiguous()
 
 
-def band_grad_table(dband: Tensor, r_BHTE: Tensor, layout: SkewLayout) -> Tensor:
+def grad_table(dlogits: Tensor, r_BHTE: Tensor, layout: SkewLayout) -> Tensor:
     """The gradient of the table, [R,E], float32: a sum over batch, heads and queries."""
-    products = torch.bmm(dband.permute(1, 2, 0), _by_residue(r_BHTE, layout)).float()
+    products = torch.bmm(dlogits.permute(1, 2, 0), _by_residue(r_BHTE, layout)).float()
     return _displacements(products, layout).sum(0).flip(0)
 
 
-def band_grad_bias(dband_BHTW: Tensor, layout: SkewLayout) -> Tensor:
+def grad_bias(dlogits_BHTW: Tensor, layout: SkewLayout) -> Tensor:
     """The gradient of a bias that all rows of a head share, [H,R], float32: a sum over batch and queries."""
-    batch, num_heads = dband_BHTW.shape[:2]
-    rows = dband_BHTW.view(batch, num_heads, -1, SKEW, layout.pitch).sum((0, 2), dtype=torch.float32)
+    batch, num_heads = dlogits_BHTW.shape[:2]
+    rows = dlogits_BHTW.view(batch, num_heads, -1, SKEW, layout.pitch).sum((0, 2), dtype=torch.float32)
     return _displacements(rows.permute(1, 2, 0).contiguous(), layout).sum(0).flip(0).mT.contiguous()
-
-
-def add_to_last(band: Tensor, values: Tensor, layout: SkewLayout) -> None:
-    """Add one value a row, [B,H,rows], to the entries of displacement R − 1, in place."""
-    start = band.storage_offset() + layout.first - layout.reach + 1
-    rows = values.reshape(-1, SKEW)
-    band.as_strided(rows.shape, (SKEW * layout.pitch, layout.pitch + 1), start).add_(rows)
 
 
 def _round_up(length: int) -> int:
@@ -94,7 +87,7 @@ def _by_residue(r_BHTE: Tensor, layout: SkewLayout) -> Tensor:
 
 
 def _shifted_copies(table_RE: Tensor, layout: SkewLayout) -> Tensor:
-    """For each i mod 16 the table by columns of the band, [16,pitch,E], zero in unused columns."""
+    """For each i mod 16 the table by columns of the logits, [16,pitch,E], zero in unused columns."""
     copies = table_RE.new_zeros(SKEW, layout.pitch, table_RE.shape[1])
     _displacements(copies, layout).copy_(table_RE.flip(0))
     return copies
