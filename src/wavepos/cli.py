@@ -291,8 +291,8 @@ class Harness:
     """File of the result; by default harness-TASKS.json in path."""
 
     def run(self) -> None:
-        from wavepos.evaluate.harness import harness, results_table
-        from wavepos.evaluate.harness_plan import HarnessConfig
+        from wavepos.evaluate.harness.plan import HarnessConfig
+        from wavepos.evaluate.harness.run import harness, results_table
 
         settings = ("max_length", "lengths", "limit", "batch_size", "corpus")
         config = HarnessConfig(tasks=tuple(self.tasks.split(",")), **{name: getattr(self, name) for name in settings})
@@ -318,7 +318,7 @@ class Generate:
     """Of the sampling."""
 
     def run(self) -> None:
-        from wavepos.generate import generate_text
+        from wavepos.evaluate.generate import generate_text
 
         if self.temperature < 0.0:
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
