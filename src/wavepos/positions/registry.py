@@ -8,30 +8,18 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from wavepos.positions.alibi import ALiBiConfig
+from wavepos.names import POSITIONS
 from wavepos.positions.config import PositionConfig, field_types, find_config, given_fields, names_of, parsed
-from wavepos.positions.kerple import KerpleConfig
-from wavepos.positions.learned_relative import LearnedRelativeConfig
-from wavepos.positions.nope import NoPEConfig
-from wavepos.positions.rotary import RotaryConfig
-from wavepos.positions.shaw import ShawRelativeConfig
-from wavepos.positions.t5_bias import T5BiasConfig
 from wavepos.positions.terms import Position
-from wavepos.positions.transformer_xl import TransformerXLRelativeConfig
-from wavepos.positions.wavelet import WaveletConfig
 
-BUILT_IN: tuple[type[PositionConfig], ...] = (
-    NoPEConfig,
-    RotaryConfig,
-    ALiBiConfig,
-    KerpleConfig,
-    T5BiasConfig,
-    ShawRelativeConfig,
-    TransformerXLRelativeConfig,
-    WaveletConfig,
-    LearnedRelativeConfig,
-)
-METHODS = tuple(config.method for config in BUILT_IN)
+
+def _built_in(place: str) -> type[PositionConfig]:
+    module, _, name = place.partition(":")
+    config: type[PositionConfig] = getattr(importlib.import_module(module), name)
+    return config
+
+
+BUILT_IN = tuple(_built_in(place) for place in POSITIONS.values())
 
 ENTRY_POINTS = "wavepos.positions"
 """The entry-point group of installed packages that register methods when they are imported."""
