@@ -34,6 +34,7 @@ CORPORA: Mapping[str, str] = {
 ModelName = Literal["baevski-auli", "llama"]
 BaevskiAuliSize = Literal["tiny", "small", "paper"]
 LlamaSize = Literal["tiny", "small", "1b", "7b"]
+AnySize = Literal[BaevskiAuliSize, LlamaSize]
 SIZES: Mapping[str, tuple[str, ...]] = {"baevski-auli": get_args(BaevskiAuliSize), "llama": get_args(LlamaSize)}
 """The named sizes of each model."""
 StudySize = Literal["cpu", "gpu", "paper"]

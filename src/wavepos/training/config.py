@@ -53,8 +53,8 @@ class Recipe:
     gradient_checkpointing: bool = False
     """Keep each layer's input only and compute the layer again in the backward pass."""
     sharding: Sharding = "none"
-    """none: each device holds the whole model (DDP); fsdp: its share of weights, gradients and optimizer state (FSDP2),
-    for a Llama."""
+    """none: each device holds the whole model (DDP); fsdp, for a Llama: its share of weights, gradients and optimizer
+    state (FSDP2)."""
     seed: int = 0
     """Of the initial weights, the order of the data and dropout."""
     save_every: int = 100
@@ -62,8 +62,8 @@ class Recipe:
     log_every: int = 10
     """Updates between logged losses, each the mean since the one before."""
     validate_every: int | None = None
-    """Updates between two looks at the loss on the beginning of the valid split, read in blocks of seq_len;
-    None: never. What is trained does not depend on it."""
+    """Updates between two looks at the loss on the beginning of the valid split, read in blocks of seq_len; None: no
+    look is taken. What is trained does not depend on it."""
 
     def __post_init__(self) -> None:
         for name in ("seq_len", "steps", "batch_tokens", "save_every", "log_every"):
