@@ -20,7 +20,10 @@ from wavepos.cli import main, parsed
 from wavepos.cli.harness import Harness
 from wavepos.cli.train import Train
 from wavepos.evaluate.harness.plan import HarnessConfig
+from wavepos.experiments import catalogue
+from wavepos.experiments.tasks import Task, task_from_json
 from wavepos.names import CORPORA, METHODS, ModelName
+from wavepos.positions import registry
 from wavepos.positions.registry import BUILT_IN
 from wavepos.training.recipes import size_recipe
 
@@ -141,6 +144,41 @@ def test_train_understands_the_names_that_people_type(typed: str, method: str) -
         train = parsed(["train", "--method", name])
         assert isinstance(train, Train)
         assert train.config().position["method"] == method
+
+
+METHOD = """
+from dataclasses import dataclass
+from typing import ClassVar
+from wavepos import ALiBi
+from wavepos.positions import Position, PositionConfig, register_position
+
+@register_position
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MineConfig(PositionConfig):
+    method: ClassVar[str] = "mine"
+
+    def build(self, *, head_dim: int, num_heads: int) -> Position:
+        return ALiBi(num_heads)
+"""
+
+
+def test_every_process_of_a_study_imports_what_the_command_names(
+    wavepos: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    (tmp_path / "mine.py").write_text(METHOD)
+    given: list[Task] = []
+
+    def stop(tasks: list[Task], jobs: int | None) -> None:
+        given.extend(tasks)
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(catalogue, "run_tasks", stop)
+    done = wavepos("study", "demo", "--methods", "Mine", "--seeds", "2", "--import", "mine.py", "json")
+    assert "seen enough" in done.output
+    assert [task.config.position for task in given] == [{"method": "mine"}] * 2
+    assert {task.imports[-2:] for task in given} == {(str(tmp_path / "mine.py"), "json")}
+    assert given[0] == task_from_json(given[0].to_json())
 
 
 @pytest.mark.parametrize("tasks", [("wavepos_passkey,a",), ("wavepos_passkey", "a")])
