@@ -10,7 +10,7 @@ demo: $(SETUP)
 	$(BIN)/wavepos demo
 
 bench: $(SETUP)
-	$(BIN)/wavepos bench
+	$(BIN)/python -m benchmarks
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -q

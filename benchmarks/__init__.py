@@ -1,1 +1,1 @@
-"""Speed and memory of attention with positional methods, beside what others offer; run by `wavepos bench`."""
+"""Speed and memory of attention with positional methods, beside what others offer; `python -m benchmarks` runs them."""

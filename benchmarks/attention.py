@@ -22,29 +22,28 @@ KEYS = ("peer", "seq_len", "dtype", "pass")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionConfig:
-    """What is measured.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        lengths: L, tokens.
-        dtypes: of "fp32", "bf16", "fp16".
-        peers: names, as `find_peer` takes them.
-        num_heads, head_dim, batch: of the call.
-        repeats: pairs of a cell, at most.
-        seconds: no more pairs are begun after that time in a cell, once there are three.
-        max_gib: a peer is left out where what it holds as L² would be more.
-    """
+    """What is measured."""
 
     device: str
+    """cpu, or cuda."""
     lengths: tuple[int, ...]
+    """L, tokens."""
     dtypes: tuple[str, ...] = ("fp32", "bf16")
+    """Of fp32, bf16, fp16."""
     peers: tuple[str, ...] = tuple(peer.name for peer in PEERS if peer.name not in ("bare", "t5", "rope-cudnn"))
+    """Methods by their names in benchmarks/peers; wavelet@banded names the backend too."""
     num_heads: int = 2
+    """H, query heads."""
     head_dim: int = 128
+    """D, size of a head."""
     batch: int = 1
+    """Sequences per call."""
     repeats: int = 9
+    """Pairs of interleaved runs of each measurement, at most."""
     seconds: float = 2.0
+    """Time after which a measurement begins no more pairs, once it has three."""
     max_gib: float = 1.0
+    """A peer is left out where what it holds as L² would be more."""
 
     def __post_init__(self) -> None:
         for name in self.dtypes:
@@ -55,8 +54,7 @@ class AttentionConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.lengths or min(self.lengths) < 1:
             raise ValueError(f"lengths must be positive, got {self.lengths}")
-        for peer in self.peers:
-            find_peer(peer)
+        object.__setattr__(self, "peers", tuple(find_peer(peer).name for peer in self.peers))
 
     def case(self, seq_len: int, dtype: str) -> Case:
         return Case(

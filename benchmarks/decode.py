@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.attention import DTYPES
 from benchmarks.measure import comparison, device_kind, interleaved
 from benchmarks.parity import Error, judge
-from benchmarks.peers.peer import Case
+from benchmarks.peers.peer import Case, is_called
 from benchmarks.peers.rope import cos_sin, rotate
 from benchmarks.record import Record
 from wavepos import ALiBi, NoPE, Rotary, Wavelet, attention
@@ -38,22 +38,30 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeConfig:
-    """What is measured: `lengths` are keys in the cache, the newest included; the rest as in `AttentionConfig`."""
+    """What is measured."""
 
     device: str
+    """cpu, or cuda."""
     lengths: tuple[int, ...] = (1024, 8192, 32768)
+    """Keys in the cache, the newest included."""
     dtypes: tuple[str, ...] = ("fp32", "bf16")
+    """Of fp32, bf16, fp16."""
     peers: tuple[str, ...] = ("rope", "nope", "wavelet", "alibi", "alibi-mask")
+    """Ways to decode, by name."""
     num_heads: int = 8
+    """H, query heads."""
     head_dim: int = 128
+    """D, size of a head."""
     batch: int = 1
+    """Sequences per call."""
     repeats: int = 30
+    """Pairs of interleaved runs of each measurement, at most."""
     seconds: float = 1.5
+    """Time after which a measurement begins no more pairs, once it has three."""
 
     def __post_init__(self) -> None:
         check_cached(self.lengths, self.dtypes)
-        for name in self.peers:
-            find_decoder(name)
+        object.__setattr__(self, "peers", tuple(find_decoder(name).name for name in self.peers))
 
     def case(self, seq_len: int, dtype: str) -> Case:
         return Case(
@@ -224,6 +232,6 @@ def find_decoder(name: str) -> Decoder:
         ValueError: an unknown name.
     """
     for decoder in DECODERS:
-        if decoder.name == name:
+        if is_called(name, decoder.name):
             return decoder
     raise ValueError(f"peers of decode takes {', '.join(d.name for d in DECODERS)}, got {name!r}")

@@ -15,45 +15,41 @@ from benchmarks.attention import DTYPES
 from benchmarks.decode import check_cached
 from benchmarks.measure import comparison, device_kind, interleaved
 from benchmarks.parity import Error, judge
-from benchmarks.record import Record, measure_models
+from benchmarks.record import Record, measure_models, method_names
 from wavepos.console import Update
 from wavepos.models import WaveposLlamaForCausalLM, llama_config
 from wavepos.models.llama import LlamaSize
-from wavepos.positions import METHODS
+from wavepos.names import METHODS
 
 PARITY_TOKENS = 96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateConfig:
-    """What is measured.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        lengths: tokens in the cache when the first new one is made.
-        dtypes: of the weights: "fp32", "bf16", "fp16".
-        peers: positional methods of our family.
-        sizes: named sizes of the model.
-        new_tokens: tokens that a call of `generate` makes.
-        vocab_size: V.
-        repeats, seconds: as in `AttentionConfig`.
-    """
+    """What is measured."""
 
     device: str
+    """cpu, or cuda."""
     lengths: tuple[int, ...] = (1024, 8192)
+    """Tokens in the cache when the first new one is made."""
     dtypes: tuple[str, ...] = ("fp32", "bf16")
+    """Of the weights: fp32, bf16, fp16."""
     peers: tuple[str, ...] = ("rotary", "nope", "wavelet", "alibi")
+    """Positional methods of our family."""
     sizes: tuple[LlamaSize, ...] = ("small",)
+    """Named sizes of the model."""
     new_tokens: int = 16
+    """Tokens that a call of `generate` makes."""
     vocab_size: int = 8192
+    """V."""
     repeats: int = 15
+    """Pairs of interleaved runs of each measurement, at most."""
     seconds: float = 20.0
+    """Time after which a measurement begins no more pairs, once it has three."""
 
     def __post_init__(self) -> None:
         check_cached(self.lengths, self.dtypes)
-        for name in self.peers:
-            if name not in METHODS:
-                raise ValueError(f"peers of generate takes {', '.join(METHODS)}, got {name!r}")
+        object.__setattr__(self, "peers", method_names(self.peers, "generate", METHODS))
         for size in self.sizes:
             llama_config(size, self.vocab_size)
 

@@ -6,12 +6,13 @@ of the first. Files of older versions have neither; their cells stay without.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.measure import MEMORY, TIMING, device_kind
+from benchmarks.peers.peer import is_called
 from wavepos.console import Update
 from wavepos.runs import environment, write_json
 
@@ -79,6 +80,21 @@ class Record:
         """Write all, cells or none, and return it."""
         write_json(self.path, self.result)
         return self.result
+
+
+def method_names(names: Sequence[str], benchmark: str, known: Sequence[str]) -> tuple[str, ...]:
+    """The methods' own names, however they were typed.
+
+    Raises:
+        ValueError: a method that the benchmark does not have.
+    """
+    found = []
+    for typed in names:
+        name = next((name for name in known if is_called(typed, name)), None)
+        if name is None:
+            raise ValueError(f"peers of {benchmark} takes {', '.join(known)}, got {typed!r}")
+        found.append(name)
+    return tuple(found)
 
 
 def measure_models(

@@ -1,7 +1,8 @@
-"""What `wavepos bench` does: choose the settings, measure, write the result and its plots, and tell."""
+"""What `python -m benchmarks` does: measure, write the result and its plots, and tell."""
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +16,62 @@ from benchmarks.measure import device_kind
 from benchmarks.train_step import bench_train_step, train_step_config
 from wavepos.console import console, progress
 
-BENCHMARKS: dict[str, tuple[Callable[[str], Any], Callable[..., dict[str, Any]]]] = {
-    "attention": (attention_config, bench_attention),
-    "decode": (decode_config, bench_decode),
-    "train-step": (train_step_config, bench_train_step),
-    "generate": (generate_config, bench_generate),
-}
-SHARED = ("repeats", "seconds")
-"""Settings that mean the same in every benchmark."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """A benchmark.
+
+    Attributes:
+        name: as it is typed.
+        default: a device's name to the config that fits it.
+        measure: config, path of the result, whether to resume, and progress to the result.
+    """
+
+    name: str
+    default: Callable[[str], Any]
+    measure: Callable[..., dict[str, Any]]
 
 
-def run_benchmarks(what: str, device: str | None, given: dict[str, Any], out: Path, resume: bool) -> None:
-    """One benchmark, or all with their own settings.
+BENCHMARKS = (
+    Benchmark(name="attention", default=attention_config, measure=bench_attention),
+    Benchmark(name="decode", default=decode_config, measure=bench_decode),
+    Benchmark(name="train-step", default=train_step_config, measure=bench_train_step),
+    Benchmark(name="generate", default=generate_config, measure=bench_generate),
+)
+
+
+def default_device() -> str:
+    """CUDA if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def run_benchmark(benchmark: Benchmark, config: Any, out: Path, resume: bool) -> None:
+    """Measure, write `<benchmark>_<device>.json` and its plots into the directory, and print a table.
 
     Args:
-        what: "attention", "decode", "train-step", "generate" or "all".
-        device: where; None: CUDA if there is one.
-        given: settings that are not to follow from the device.
-        out: directory of `<benchmark>_<device>.json` and its plots.
+        benchmark: one of `BENCHMARKS`.
+        config: what is measured.
+        out: directory of the result.
         resume: keep what is measured already.
 
     Raises:
-        ValueError: a setting that the benchmark does not have, or a method that computes something else.
+        ValueError: a device that is not there, or a method that computes something else.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device_kind(device) not in ("cpu", "cuda") or (device_kind(device) == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device must be cpu, or cuda where there is one, got {device!r}")
-    if what == "all" and (own := [name for name in given if name not in SHARED]):
-        raise ValueError(
-            f"{_option(own[0])} means something else in each benchmark: name attention, decode, train-step or generate"
-        )
-    for name in BENCHMARKS if what == "all" else (what,):
-        default, bench = BENCHMARKS[name]
-        config = default(device)
-        known = {field.name for field in dataclasses.fields(config)}
-        if unknown := [setting for setting in given if setting not in known]:
-            raise ValueError(f"{_option(unknown[0])} is no option of bench {name}")
-        config = dataclasses.replace(config, **given)
-        path = out / f"{name.replace('-', '_')}_{device_kind(device)}.json"
-        with progress(f"Measuring {name}") as update:
-            result = bench(config, path, resume, update)
-        written = [path, *write_figures(result, path)]
-        console.print(summary_table(result))
-        for line in skipped_lines(result):
-            console.print(f"Left out: {line}", highlight=False, markup=False)
-        console.print(f"Written: {', '.join(str(each) for each in written)}", highlight=False, soft_wrap=True)
+    kind = device_kind(config.device)
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"device must be cpu, or cuda where there is one, got {config.device!r}")
+    path = out / f"{benchmark.name.replace('-', '_')}_{kind}.json"
+    with progress(f"Measuring {benchmark.name}") as update:
+        result = benchmark.measure(config, path, resume, update)
+    written = [path, *write_figures(result, path)]
+    console.print(summary_table(result))
+    for line in skipped_lines(result):
+        console.print(f"Left out: {line}", highlight=False, markup=False)
+    console.print(f"Written: {', '.join(str(each) for each in written)}", highlight=False, soft_wrap=True)
 
 
-def _option(name: str) -> str:
-    return "--" + {"num_heads": "heads"}.get(name, name).replace("_", "-")
+def run_all(device: str, given: dict[str, Any], out: Path, resume: bool) -> None:
+    """All benchmarks, each with its own settings but for those given, which all of them have."""
+    for benchmark in BENCHMARKS:
+        config = dataclasses.replace(benchmark.default(device), **given)
+        run_benchmark(benchmark, config, out, resume)

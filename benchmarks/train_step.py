@@ -14,11 +14,11 @@ from torch import Tensor
 
 from benchmarks.measure import comparison, device_kind, interleaved, peak_bytes
 from benchmarks.parity import Error, judge
-from benchmarks.record import Record, measure_models
+from benchmarks.record import Record, measure_models, method_names
 from wavepos.console import Update
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
 from wavepos.models.baevski_auli import Size
-from wavepos.positions import METHODS, parse_position
+from wavepos.names import METHODS
 
 PRECISIONS = ("fp32", "bf16")
 PARITY_TOKENS = 128
@@ -27,28 +27,26 @@ BASELINE = "rotary"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainStepConfig:
-    """What is measured.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        lengths: tokens a block.
-        dtypes: "fp32", or "bf16" by autocast.
-        peers: positional methods.
-        sizes: named sizes of the model.
-        batch_tokens: tokens a step, at least one block.
-        vocab_size: V.
-        repeats, seconds: as in `AttentionConfig`.
-    """
+    """What is measured."""
 
     device: str
+    """cpu, or cuda."""
     lengths: tuple[int, ...] = (512, 2048)
+    """Tokens per block."""
     dtypes: tuple[str, ...] = ("fp32",)
+    """fp32, or bf16 by autocast."""
     peers: tuple[str, ...] = ("rotary", "nope", "alibi", "transformer_xl", "wavelet")
+    """Positional methods."""
     sizes: tuple[Size, ...] = ("tiny",)
+    """Named sizes of the model."""
     batch_tokens: int = 2048
+    """Tokens per step, at least one block."""
     vocab_size: int = 2048
+    """V."""
     repeats: int = 9
+    """Pairs of interleaved runs of each measurement, at most."""
     seconds: float = 4.0
+    """Time after which a measurement begins no more pairs, once it has three."""
 
     def __post_init__(self) -> None:
         if self.batch_tokens < 1:
@@ -58,10 +56,8 @@ class TrainStepConfig:
         for name in self.dtypes:
             if name not in PRECISIONS:
                 raise ValueError(f"dtypes of train-step takes {', '.join(PRECISIONS)}, got {name!r}")
-        for name in self.peers:
-            if name not in METHODS or name == "learned_relative":
-                known = ", ".join(method for method in METHODS if method != "learned_relative")
-                raise ValueError(f"peers of train-step takes {known}, got {name!r}")
+        known = [method for method in METHODS if method != LearnedRelativeConfig.method]  # the model projects no states
+        object.__setattr__(self, "peers", method_names(self.peers, "train-step", known))
         for size in self.sizes:
             if size not in get_args(Size):
                 raise ValueError(f"sizes takes {', '.join(get_args(Size))}, got {size!r}")
@@ -147,8 +143,7 @@ def _step(config: TrainStepConfig, method: str, cell: dict[str, Any], ids: Tenso
 
 def _model(config: TrainStepConfig, method: str, size: Size) -> BaevskiAuliForCausalLM:
     torch.manual_seed(0)
-    position = {"method": parse_position(method).method}
-    model = BaevskiAuliForCausalLM(baevski_auli_config(size, config.vocab_size, position))
+    model = BaevskiAuliForCausalLM(baevski_auli_config(size, config.vocab_size, method))
     model.to(config.device)
     return model
 

@@ -1,21 +1,33 @@
 """The command line as a user meets it."""
 
-import inspect
+import dataclasses
 import json
 import math
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
-from wavepos import cli
-from wavepos.cli import main
-from wavepos.data.corpora import KINDS
+from wavepos import __version__
+from wavepos.cli import main, parsed
+from wavepos.cli.harness import Harness
+from wavepos.cli.train import Train
+from wavepos.evaluate.harness.plan import HarnessConfig
+from wavepos.experiments import catalogue
+from wavepos.experiments.tasks import Task, task_from_json
+from wavepos.names import CORPORA, METHODS, ModelName
+from wavepos.positions import registry
+from wavepos.positions.registry import BUILT_IN
+from wavepos.training.recipes import size_recipe
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +57,147 @@ def wavepos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return call
 
 
-def test_help_names_the_commands(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "wavepos.cli", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=True)
-    for name in ("demo", "study", "report", "train", "eval", "harness", "generate"):
-        assert name in done.stdout
+HEAVY = ("torch", "transformers", "numpy", "datasets", "matplotlib")
+COMMANDS = ("demo", "study", "report", "train", "eval", "harness", "generate")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_shown_without_importing_torch(command: str) -> None:
+    program = (
+        "import sys\nfrom wavepos.cli import main\nsys.argv = ['wavepos', *sys.argv[1:], '--help']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        f"print('heavy:', [name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    words = [sys.executable, "-c", program, *([command] if command else [])]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+    assert ("--import" if command else "subcommands") in done.stdout
+    for name in () if command else COMMANDS:
+        assert f"• {name}" in done.stdout
+
+
+def test_python_m_runs_the_command_and_version_prints_the_version() -> None:
+    command = [sys.executable, "-m", "wavepos.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == f"wavepos {__version__}\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == __version__
+
+
+def help_text(wavepos: Callable[..., Done], *arguments: str) -> str:
+    done = wavepos(*arguments, "--help")
+    assert done.status == 0, done.output
+    return " ".join(done.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("command", ["demo", "study", "train"])
+def test_help_names_every_method_and_corpus(command: str, wavepos: Callable[..., Done]) -> None:
+    text = help_text(wavepos, command)
+    assert ", ".join(config.method for config in BUILT_IN) in text
+    assert " | ".join(CORPORA) in text
+
+
+def test_the_light_list_of_methods_is_that_of_the_configs() -> None:
+    assert tuple(config.method for config in BUILT_IN) == METHODS
+
+
+def test_readme_names_every_corpus() -> None:
+    assert all(f"`{form}`" in (ROOT / "README.md").read_text(encoding="utf-8") for form in CORPORA)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "options"),
+    [
+        ("baevski-auli", "tiny", ()),
+        ("baevski-auli", "paper", ()),
+        ("llama", "7b", ("--devices", "8")),
+        ("llama", "small", ("--start-from=there",)),
+    ],
+)
+def test_help_of_train_shows_the_recipe_of_model_and_size(
+    model: str, size: str, options: tuple[str, ...], wavepos: Callable[..., Done]
+) -> None:
+    text = help_text(wavepos, "train", "--size", size, *options, "--model", model)
+    start_from = "there" if options and "there" in options[0] else None
+    devices = 8 if "--devices" in options else 1
+    found = size_recipe(size, model=cast(ModelName, model), num_devices=devices, start_from=start_from)
+    for name, value in dataclasses.asdict(found).items():
+        assert re.search(rf"--{name.replace('_', '-')}[ ,].*?\(default: {re.escape(str(value))}\)", text), name
+    assert "highest, reached after warmup_steps" in text
+
+
+def test_a_warm_up_that_is_not_given_fits_the_updates() -> None:
+    command = ["train", "--method", "rope", "--size", "paper", "--steps"]
+    short, given = parsed([*command, "200"]), parsed([*command, "200", "--warmup-steps", "7"])
+    assert isinstance(short, Train)
+    assert isinstance(given, Train)
+    assert (short.recipe.steps, short.recipe.warmup_steps) == (200, 20)
+    assert (given.config().warmup_steps, given.config().learning_rate) == (7, 1.0)
+    assert given.config().position["method"] == "rotary"
+
+
+@pytest.mark.parametrize(
+    ("typed", "method"), [("RoPE", "rotary"), ("ALiBi", "alibi"), ("Transformer-XL", "transformer_xl")]
+)
+def test_train_understands_the_names_that_people_type(typed: str, method: str) -> None:
+    for name in (typed, typed.lower(), json.dumps({"method": typed.upper()})):
+        train = parsed(["train", "--method", name])
+        assert isinstance(train, Train)
+        assert train.config().position["method"] == method
+
+
+METHOD = """
+from dataclasses import dataclass
+from typing import ClassVar
+from wavepos import ALiBi
+from wavepos.positions import Position, PositionConfig, register_position
+
+@register_position
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MineConfig(PositionConfig):
+    method: ClassVar[str] = "mine"
+
+    def build(self, *, head_dim: int, num_heads: int) -> Position:
+        return ALiBi(num_heads)
+"""
+
+
+def test_every_process_of_a_study_imports_what_the_command_names(
+    wavepos: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    (tmp_path / "mine.py").write_text(METHOD)
+    given: list[Task] = []
+
+    def stop(tasks: list[Task], jobs: int | None) -> None:
+        given.extend(tasks)
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(catalogue, "run_tasks", stop)
+    done = wavepos("study", "demo", "--methods", "Mine", "--seeds", "2", "--import", "mine.py", "json")
+    assert "seen enough" in done.output
+    assert [task.config.position for task in given] == [{"method": "mine"}] * 2
+    assert {task.imports[-2:] for task in given} == {(str(tmp_path / "mine.py"), "json")}
+    assert given[0] == task_from_json(given[0].to_json())
+
+
+@pytest.mark.parametrize("tasks", [("wavepos_passkey,a",), ("wavepos_passkey", "a")])
+def test_tasks_of_the_harness_are_parted_by_commas_or_spaces(tasks: tuple[str, ...]) -> None:
+    command = parsed(["harness", "somewhere", "--max-length", "64", "--tasks", *tasks, "--lengths", "32", "64"])
+    assert isinstance(command, Harness)
+    assert command.config == HarnessConfig(tasks=("wavepos_passkey", "a"), max_length=64, lengths=(32, 64))
+
+
+def test_importing_wavepos_is_lazy_and_complete() -> None:
+    program = (
+        "import sys, wavepos\nassert 'torch' not in sys.modules\n"
+        "assert set(wavepos.__all__) <= set(dir(wavepos))\n"
+        "from wavepos import *\nfrom wavepos import Wavelet, attention\n"
+        "import wavepos.ops.attention\nassert attention is wavepos.attention is wavepos.ops.attention.attention\n"
+        "assert wavepos.Wavelet is wavepos.positions.Wavelet and callable(wavepos.wavelets.mother_wavelet)\n"
+        "assert not hasattr(wavepos, 'Wavlet')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 def test_a_dry_run_of_the_papers_model_needs_no_data(wavepos: Callable[..., Done], tmp_path: Path) -> None:
@@ -116,13 +264,6 @@ def test_a_dry_run_of_seven_billion_plans_for_many_gpus(wavepos: Callable[..., D
     assert not list(tmp_path.iterdir())
 
 
-def test_help_and_readme_name_every_corpus() -> None:
-    """The help is read without importing the data modules, so it is a copy: it must be the list itself."""
-    root = Path(__file__).parents[1]
-    assert inspect.getsource(cli).count(f'"""{" | ".join(KINDS)}"""') == 2
-    assert all(f"`{form}`" in (root / "README.md").read_text(encoding="utf-8") for form in KINDS)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -141,6 +282,12 @@ def test_help_and_readme_name_every_corpus() -> None:
         (("eval", "nowhere"), "no run.json in nowhere"),
         (("generate", "nowhere", "--temperature", "-1"), "temperature must be at least 0, got -1.0"),
         (("demo", "--seeds", "0"), "seeds must be at least 1, got 0"),
+        (("train", "--method", "nope", "--steps", "0"), "steps must be at least 1, got 0"),
+        (("train", "--method", "nope", "--warmup-steps", "2000"), "must lie between 0 and steps=1000, got 2000"),
+        (("train", "--method", "nope", "--size", "large"), "invalid choice 'large'"),
+        (("train", "--method", "nope", "--import", "no_such_module"), "No module named 'no_such_module'"),
+        (("train", "--method", "nope", "--import", "nowhere.py"), "no such file: nowhere.py"),
+        (("harness", "run", "--max-length", "0"), "max_length must be at least 1, got 0"),
     ],
     ids=str,
 )

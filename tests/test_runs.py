@@ -1,10 +1,14 @@
 """Names of runs: readable, the same everywhere, and different for different positions."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wavepos import runs
 from wavepos.runs import run_name, slug
 from wavepos.training.config import TrainConfig
 from wavepos.training.recipes import recipe
@@ -64,3 +68,16 @@ def test_long_texts_end_in_a_hash() -> None:
     assert slug(long) != slug(long + "b")
     assert len(slug(long)) < 60
     assert slug("hf:org/name#text") == "hf-org-name-text"
+
+
+def test_the_command_of_a_module_is_named_as_it_was_typed(tmp_path: Path) -> None:
+    package = tmp_path / "tool"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text("from wavepos.runs import environment\nprint(environment()['command'])\n")
+    (tmp_path / "script.py").write_text((package / "__main__.py").read_text())
+    paths = {"PYTHONPATH": f"{tmp_path}:{Path(runs.__file__).parents[1]}"}
+    commands = {"python -m tool 'a b'": ["-m", "tool", "a b"], "script.py": [str(tmp_path / "script.py")]}
+    for command, words in commands.items():
+        done = subprocess.run([sys.executable, *words], env=paths, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == command

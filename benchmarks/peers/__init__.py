@@ -2,7 +2,7 @@
 
 from benchmarks.peers import alibi_mask, flex, gather, inkling, nope, paper_tip1, paper_tip2, rope, x_transformers_bias
 from benchmarks.peers.ours import TITLES, ours
-from benchmarks.peers.peer import PASSES, Attend, Built, Case, Pass, Peer
+from benchmarks.peers.peer import PASSES, Attend, Built, Case, Pass, Peer, is_called
 
 BASELINE = rope.PEER
 PEERS: tuple[Peer, ...] = (
@@ -27,7 +27,7 @@ def find_peer(name: str) -> Peer:
         ValueError: an unknown name.
     """
     for peer in PEERS:
-        if peer.name == name:
+        if is_called(name, peer.name):
             return peer
     if "@" in name:
         return ours(*name.split("@", 1))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.inkling import EXTENT, RELATIVE_DIM
-from benchmarks.peers.peer import Built, Case, Peer, dense
+from benchmarks.peers.peer import Built, Case, Peer, dense, is_called
 from wavepos import ALiBi, LearnedRelative, NoPE, T5Bias, Wavelet, attention
 from wavepos.ops.call import Backend
 from wavepos.positions import Position
@@ -77,6 +77,7 @@ def ours(name: str, backend: str = "auto") -> Peer:
     Raises:
         ValueError: an unknown position or backend.
     """
+    name = next((known for known in TITLES if is_called(name, known)), name)
     if name not in TITLES:
         raise ValueError(f"NAME@BACKEND takes one of {', '.join(TITLES)} as NAME, got {name!r}")
     known: tuple[Backend, ...] = get_args(Backend)

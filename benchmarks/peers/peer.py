@@ -12,11 +12,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wavepos.positions import Position
+from wavepos.positions import Position, known_positions
+from wavepos.positions.config import names_of, normalised
 
 Pass = Literal["forward", "forward+backward"]
 PASSES: tuple[Pass, ...] = ("forward", "forward+backward")
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def is_called(typed: str, name: str) -> bool:
+    """Whether a peer of that name is meant: case and hyphens do not matter, and a method's other names are its own."""
+    for config in known_positions():
+        if normalised(name) in names_of(config):
+            return normalised(typed) in names_of(config)
+    return normalised(typed) == normalised(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,18 +1,23 @@
 """wavepos: wavelet positional representations for Transformers, and every rival behind the same attention call."""
 
-from wavepos.ops.attention import attention, attention_map
-from wavepos.positions import (
-    ALiBi,
-    Kerple,
-    LearnedRelative,
-    NoPE,
-    Rotary,
-    ShawRelative,
-    T5Bias,
-    TransformerXLRelative,
-    Wavelet,
-    register_position,
-)
+from typing import TYPE_CHECKING
+
+from wavepos._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from wavepos.ops.attention import attention, attention_map
+    from wavepos.positions import (
+        ALiBi,
+        Kerple,
+        LearnedRelative,
+        NoPE,
+        Rotary,
+        ShawRelative,
+        T5Bias,
+        TransformerXLRelative,
+        Wavelet,
+        register_position,
+    )
 
 __version__ = "0.1.0"
 
@@ -31,3 +36,13 @@ __all__ = [
     "attention_map",
     "register_position",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            **{name: "wavepos.positions" for name in __all__ if name != "__version__"},
+            **dict.fromkeys(("attention", "attention_map"), "wavepos.ops.attention"),
+            **{name: f"wavepos.{name}" for name in ("ops", "positions", "wavelets")},
+        },
+    )

@@ -19,9 +19,32 @@ def is_first_process() -> bool:
 
 
 class Update(Protocol):
-    """Tell how far the work is: done of total (None: unknown), and a word on its state."""
+    """Tell how far the work is: done of total (None: unknown), and a word on its state.
 
-    def __call__(self, done: float, total: float | None, note: str = "") -> None: ...
+    Everything that takes time takes one, as its argument `update`.
+    """
+
+    def __call__(self, done: float, total: float | None, note: str = "", /) -> None: ...
+
+
+class Tally:
+    """Counts what is done in parts and tells of the sum.
+
+    Args:
+        update: told; None: nobody.
+        total: of all parts.
+        note: what stands behind the count, such as "tokens scored".
+    """
+
+    def __init__(self, update: Update | None, total: float, note: str) -> None:
+        self.done = 0
+        self._update, self._total, self._note = update, total, note
+
+    def add(self, part: int) -> None:
+        """A part more is done."""
+        self.done += part
+        if self._update is not None:
+            self._update(self.done, self._total, f"{self.done:,} {self._note}")
 
 
 @contextmanager

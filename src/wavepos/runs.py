@@ -137,7 +137,7 @@ def _short_hash(text: str) -> str:
 def environment() -> dict[str, Any]:
     """Command, commit, versions and hardware of this process, for a result's JSON."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "commit": _commit(),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
@@ -162,6 +162,15 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _program() -> list[str]:
+    """What was typed before the arguments: wavepos, or python -m wavepos.cli."""
+    program = Path(sys.argv[0])
+    spec = sys.modules["__main__"].__spec__
+    if program.name == "__main__.py" and spec is not None and spec.parent:
+        return ["python", "-m", spec.parent]
+    return [program.name]
 
 
 def _version(package: str) -> str | None:

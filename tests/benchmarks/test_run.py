@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import attention, decode, generate, train_step
+from benchmarks import __main__ as command
+from benchmarks import attention, decode, generate, run
+from benchmarks.attention import AttentionConfig
 from benchmarks.decode import DecodeConfig, bench_decode
 from benchmarks.figures import summary_table, write_figures
 from benchmarks.generate import GenerateConfig
@@ -17,7 +19,7 @@ from benchmarks.parity import ParityError
 from benchmarks.peers import find_peer, nope
 from benchmarks.record import Record
 from benchmarks.train_step import TrainStepConfig, bench_train_step
-from wavepos import NoPE, cli
+from wavepos import NoPE
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 SMALL = ["--lengths", "32", "64", "--repeats", "3", "--seconds", "0", "--device", "cpu"]
@@ -25,15 +27,15 @@ SMALL = ["--lengths", "32", "64", "--repeats", "3", "--seconds", "0", "--device"
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """`wavepos bench` in an empty directory: its exit status and output."""
+    """`python -m benchmarks` in an empty directory: its exit status and output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["wavepos", "bench", *arguments])
+        monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
         status = 0
         try:
-            cli.main()
+            command.main()
         except SystemExit as stop:
             status = int(stop.code or 0)
         captured = capsys.readouterr()
@@ -146,7 +148,7 @@ def test_results_of_older_versions_are_read_and_drawn(path: Path, tmp_path: Path
 
 
 def test_decode_measures_a_token(bench: Callable[..., Any], tmp_path: Path) -> None:
-    status, output = bench("decode", *SMALL, "--heads", "2", "--head-dim", "16")
+    status, output = bench("decode", *SMALL, "--num-heads", "2", "--head-dim", "16")
     assert status == 0, output
     result = json.loads((tmp_path / "results" / "decode_cpu.json").read_text())
     assert len(result["cells"]) == 2 * 2 * 5
@@ -213,7 +215,6 @@ def test_a_model_that_loses_its_position_is_refused(tmp_path: Path, monkeypatch:
     config = TrainStepConfig(device="cpu", lengths=(32,), peers=("wavelet",))
     with pytest.raises(ParityError, match="wavelet differs from the reference"):
         bench_train_step(config, tmp_path / "train_step.json", False, lambda *_: None)
-    assert train_step.PARITY_TOKENS > 1
 
 
 @pytest.mark.parametrize(
@@ -221,11 +222,11 @@ def test_a_model_that_loses_its_position_is_refused(tmp_path: Path, monkeypatch:
     [
         (("attention", "--peers", "ropes"), "peers takes rope, nope"),
         (("attention", "--dtypes", "int8"), "dtypes takes fp32, bf16, fp16, got 'int8'"),
-        (("attention", "--sizes", "tiny"), "--sizes is no option of bench attention"),
-        (("train-step", "--heads", "2"), "--heads is no option of bench train-step"),
-        (("all", "--lengths", "32"), "--lengths means something else in each benchmark"),
+        (("attention", "--sizes", "tiny"), "--sizes (applied to python -m benchmarks attention)"),
+        (("train-step", "--num-heads", "2"), "--num-heads (applied to python -m benchmarks train-step)"),
+        (("all", "--lengths", "32"), "--lengths (applied to python -m benchmarks all)"),
         (("decode", "--peers", "gather"), "peers of decode takes rope, nope"),
-        (("train-step", "--peers", "rope"), "peers of train-step takes nope, rotary"),
+        (("train-step", "--peers", "learned_relative"), "peers of train-step takes nope, rotary"),
         (("decode", "--lengths", "1"), "lengths must be at least 2"),
         (("attention", "--device", "tpu"), "device must be cpu, or cuda where there is one, got 'tpu'"),
     ],
@@ -241,13 +242,42 @@ def test_wrong_input_is_one_clear_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_checkout_it_says_what_is_missing(
-    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("config", "typed", "names"),
+    [
+        (
+            AttentionConfig,
+            ("RoPE", "Rotary", "learned_relative"),
+            ("rope", "rope", "learned-relative"),
+        ),
+        (AttentionConfig, ("T5@reference", "Alibi-Mask"), ("t5@reference", "alibi-mask")),
+        (DecodeConfig, ("RoPE", "NoPE", "alibi_mask"), ("rope", "nope", "alibi-mask")),
+        (TrainStepConfig, ("RoPE", "Transformer-XL"), ("rotary", "transformer_xl")),
+        (GenerateConfig, ("rope", "WAVELET"), ("rotary", "wavelet")),
+    ],
+)
+def test_peers_are_understood_as_people_type_them(config: Any, typed: tuple[str, ...], names: tuple[str, ...]) -> None:
+    assert config(device="cpu", lengths=(64,), peers=typed).peers == names
+
+
+def test_help_shows_the_settings_of_the_device(bench: Callable[..., Any]) -> None:
+    for device, default in (("cpu", "1024 2048 4096 8192)"), ("cuda", "1024 2048 4096 8192 16384 32768 65536)")):
+        status, output = bench("attention", "--device", device, "--help")
+        assert status == 0
+        text = " ".join(output.replace("│", " ").split())
+        assert f"L, tokens. (default: {default}" in text
+        assert "Pairs of interleaved runs" in text
+
+
+def test_without_a_name_all_are_run_with_settings_of_their_own(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "lib" / "wavepos" / "cli.py"))
-    status, output = bench("attention")
-    assert status == 2
-    assert "bench needs a checkout of the source" in output
+    ran: list[tuple[str, Any]] = []
+    monkeypatch.setattr(run, "run_benchmark", lambda benchmark, config, *_: ran.append((benchmark.name, config)))
+    assert bench("--device", "cpu", "--repeats", "4")[0] == 0
+    assert [name for name, _ in ran] == ["attention", "decode", "train-step", "generate"]
+    assert [config.repeats for _, config in ran] == [4] * 4
+    assert ran[1][1] == dataclasses.replace(decode.decode_config("cpu"), repeats=4)
 
 
 def _judge_cells(cells: list[dict[str, Any]]) -> None:

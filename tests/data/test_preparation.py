@@ -332,10 +332,14 @@ def test_processes_at_once_do_no_harm(spec: str, data: PreparedData, tmp_path: P
 
 def test_progress_is_told(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wavepos.data.preparation.BATCH_CHARACTERS", 500)
-    told: list[tuple[str, int, int | None]] = []
-    made = prepare(spec, "bpe:400", cache_dir=tmp_path / "cache", progress=lambda *news: told.append(news))
-    assert {stage for stage, _, _ in told} == {"tokenizer", "train", "valid"}
-    assert [done for stage, done, _ in told if stage == "train"][-1] == made.train.num_tokens
+    told: list[tuple[float, float | None, str]] = []
+
+    def update(done: float, total: float | None, note: str = "") -> None:
+        told.append((done, total, note.partition(":")[0]))
+
+    made = prepare(spec, "bpe:400", cache_dir=tmp_path / "cache", update=update)
+    assert {stage for _, _, stage in told} == {"tokenizer", "train", "valid"}
+    assert [done for done, _, stage in told if stage == "train"][-1] == made.train.num_tokens
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:

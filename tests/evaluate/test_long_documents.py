@@ -67,9 +67,14 @@ def direct(stream: np.ndarray) -> float:
 
 
 def test_what_several_lengths_share_is_read_once() -> None:
-    documents, told = [np.arange(81)], list[int]()
-    evaluate_long_documents(context_losses, documents, [10, 25, 80], 10, progress=told.append)
-    assert sum(told) == tokens_read([10, 25, 80], 10) == 80 + 5 + 25 + 80
+    documents, told = [np.arange(81), np.arange(81)], list[tuple[float, float | None]]()
+
+    def update(done: float, total: float | None, note: str = "") -> None:
+        told.append((done, total))
+
+    evaluate_long_documents(context_losses, documents, [10, 25, 80], 10, update=update)
+    assert tokens_read([10, 25, 80], 10) == 80 + 5 + 25 + 80
+    assert told[-1] == (2 * 190, 2 * 190)
 
 
 def test_the_draw_takes_long_documents_alone_and_follows_the_seed(tmp_path: Path) -> None:

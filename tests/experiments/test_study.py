@@ -22,6 +22,11 @@ def test_methods_are_named_in_three_ways() -> None:
     assert chosen['{"method": "wavelet", "direction": "future"}'].position["direction"] == "future"
 
 
+def test_spelling_does_not_matter() -> None:
+    chosen = select_methods(["ROPE", "wavelet fit-grid", "Transformer-XL", "transformerXL", "T5-bias"], KNOWN)
+    assert list(chosen) == ["RoPE", "Wavelet, fit grid", "transformer_xl", "t5"]
+
+
 @pytest.mark.parametrize(
     ("name", "hint"), [("ropes", "did you mean 'RoPE'"), ('{"method": "wavelet", "side": 1}', "unknown key 'side'")]
 )

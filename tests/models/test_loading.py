@@ -13,10 +13,10 @@ from small_models import FAMILIES, small
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from wavepos.evaluate.harness import harness
-from wavepos.evaluate.harness_plan import HarnessConfig
+from wavepos.evaluate.generate import generate_text
+from wavepos.evaluate.harness.plan import HarnessConfig
+from wavepos.evaluate.harness.run import harness
 from wavepos.evaluate.run import evaluate_run
-from wavepos.generate import generate_text
 from wavepos.models import from_llama
 from wavepos.models.loading import load_model
 from wavepos.training.build import build_model

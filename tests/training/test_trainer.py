@@ -16,6 +16,7 @@ import torch
 from torch.optim import SGD
 from transformers import AutoModelForCausalLM
 
+from wavepos.console import Update
 from wavepos.data import Blocks, PreparedData, prepare
 from wavepos.models import baevski_auli_config
 from wavepos.training.build import build_model
@@ -100,12 +101,13 @@ def test_validation_logs_the_loss_of_the_valid_split_and_changes_no_weight(corpu
 SCRIPT = """
 import sys, json
 from pathlib import Path
+from wavepos.console import Update
 from wavepos.data import prepare
 from wavepos.training.config import TrainConfig
 from wavepos.training.trainer import train
 config = TrainConfig(**json.loads(sys.argv[1]))
 data = prepare(config.corpus, config.tokenizer, cache_dir=Path(sys.argv[3]))
-def observe(step, steps, loss):
+def observe(step, steps, note):
     print(step, flush=True)
 train(config, Path(sys.argv[2]), data, observe)
 """
@@ -148,10 +150,10 @@ def weights(run: Path) -> bytes:
     return (run / "model" / "model.safetensors").read_bytes()
 
 
-def cut_after(update: int) -> Callable[[int, int, float | None], None]:
-    """An observer with which a run ends as by a crash in that update."""
+def cut_after(update: int) -> Update:
+    """A progress with which a run ends as by a crash in that update."""
 
-    def observe(step: int, steps: int, loss: float | None) -> None:
+    def observe(step: float, steps: float | None, note: str = "") -> None:
         if step == update:
             raise RuntimeError("crash")
 

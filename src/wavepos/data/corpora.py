@@ -12,20 +12,8 @@ from typing import Any, final
 
 from wavepos.data.corpus import Corpus, Split, digest, file_facts, is_valid, non_blank, valid_threshold
 from wavepos.data.files import decode, open_jsonl, open_text, read_lines
+from wavepos.names import CORPORA
 
-KINDS = {
-    "stdlib": "the source of the running Python's standard library, split by file",
-    "wikitext103[:DIR]": (
-        "WikiText-103 through `datasets`, or of DIR/wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens"
-    ),
-    "text:PATH": "a UTF-8 file, its last 5% of lines for validation, or a folder of *.txt files, split by file",
-    "jsonl:PATH[#FIELD]": "JSON lines with a text in FIELD (text), plain, .gz, .xz or .zst, split by document",
-    "hf:[ORG/]NAME[/CONFIG][#COLUMN]": (
-        "a data set streamed through `datasets`, or hf:./DIR of a folder, with a text in COLUMN (text), with its own "
-        "validation split or split by document"
-    ),
-}
-"""What a corpus may be: the form of its string, and what it is. Errors and help texts follow."""
 SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 SKIPPED_PREFIXES = ("test_", "config-", "_sysconfigdata")
 """Tests, and what the build of an interpreter writes about its machine."""
@@ -38,7 +26,7 @@ def open_corpus(spec: str) -> Corpus:
     """The corpus that a string stands for; no text is read yet.
 
     Args:
-        spec: a string of one of the forms of `KINDS`.
+        spec: a string of one of the forms of `wavepos.names.CORPORA`.
 
     Raises:
         ValueError: another kind, or a folder without text files.
@@ -57,7 +45,7 @@ def open_corpus(spec: str) -> Corpus:
         case "hf", _, True:
             return open_hub(spec, rest)
         case _:
-            raise ValueError(f"corpus must be one of {', '.join(KINDS)}; got {spec!r}")
+            raise ValueError(f"corpus must be one of {', '.join(CORPORA)}; got {spec!r}")
 
 
 @final

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
+from wavepos.console import Update
 from wavepos.data.corpora import open_corpus
 from wavepos.data.corpus import Corpus, Split, digest
 from wavepos.data.tokenizers import (
@@ -24,7 +25,7 @@ from wavepos.data.tokenizers import (
     text_encoder,
     train_bpe,
 )
-from wavepos.data.tokens import BATCH_CHARACTERS, Bound, Progress, TokenFile, open_token_file, write_split
+from wavepos.data.tokens import BATCH_CHARACTERS, Bound, TokenFile, open_token_file, write_split
 
 
 def default_cache_dir() -> Path:
@@ -128,7 +129,7 @@ def prepare(
     *,
     cache_dir: Path | None = None,
     max_tokens: int | None = None,
-    progress: Progress | None = None,
+    update: Update | None = None,
 ) -> PreparedData:
     """Train a tokenizer and tokenise a corpus, or find both in the cache without reading the corpus again.
 
@@ -139,8 +140,7 @@ def prepare(
         cache_dir: by default the environment's WAVEPOS_CACHE, or ~/.cache/wavepos.
         max_tokens: bound on the train split, at least 3; its last document is cut. The valid split is then
             bounded by a twentieth of it, or by 16,384 tokens if that is more. A stream without end needs it.
-        progress: called with (stage, done, total or None): "tokenizer" in characters, "train" and "valid" in
-            tokens.
+        update: told of the characters of the tokenizer's text, then of the tokens of each split.
 
     Raises:
         ValueError: a spec that is not known, or a corpus that is empty or malformed.
@@ -148,11 +148,11 @@ def prepare(
     """
     opened, cache_dir = open_corpus(corpus), cache_dir or default_cache_dir()
     _check_max_tokens(max_tokens)
-    trained = _tokenizer(opened, tokenizer, cache_dir, max_tokens, progress)
+    trained = _tokenizer(opened, tokenizer, cache_dir, max_tokens, update)
     bounds = (max_tokens, valid_bound(max_tokens))
     splits: tuple[Split, Split] = ("train", "valid")
     train, valid = (
-        prepare_split(opened, split, trained, cache_dir=cache_dir, max_tokens=bound, progress=progress)
+        prepare_split(opened, split, trained, cache_dir=cache_dir, max_tokens=bound, update=update)
         for split, bound in zip(splits, bounds, strict=True)
     )
     return PreparedData(tokenizer=trained, train=train, valid=valid)
@@ -171,7 +171,7 @@ def prepare_split(
     cache_dir: Path | None = None,
     max_tokens: int | None = None,
     ended: bool = True,
-    progress: Progress | None = None,
+    update: Update | None = None,
 ) -> TokenFile:
     """Tokenise one split with a tokenizer at hand, for instance that of a saved model; cached like `prepare`.
 
@@ -186,7 +186,7 @@ def prepare_split(
         max_tokens: bound on this split, at least 3; its last document is cut.
         ended: end a document that is cut all the same, as training wants it. Else the file is the first max_tokens
             tokens of the whole one, and its words and bytes are exactly those that its targets make up.
-        progress: called with (split, tokens done, max_tokens).
+        update: told of the tokens done, of max_tokens.
 
     Raises:
         ValueError: no such split, no eos_token, or a corpus that is empty or malformed.
@@ -199,7 +199,7 @@ def prepare_split(
     key = digest(FORMAT, opened.fingerprint(), split, identity, max_tokens, *(["broken off"] if broken_off else []))
 
     def build(folder: Path) -> None:
-        write_split(folder, opened, split, tokenizer, Bound(max_tokens, ended), progress)
+        write_split(folder, opened, split, tokenizer, Bound(max_tokens, ended), update)
 
     is_whole = _holds_tokens if ended else _holds_sized_tokens
     folder = cached_folder(cache_dir or default_cache_dir(), f"{split}-{key}", is_whole, build)
@@ -212,7 +212,7 @@ def _check_max_tokens(max_tokens: int | None) -> None:
 
 
 def _tokenizer(
-    corpus: Corpus, spec: str, cache_dir: Path, max_tokens: int | None, progress: Progress | None
+    corpus: Corpus, spec: str, cache_dir: Path, max_tokens: int | None, update: Update | None
 ) -> PreTrainedTokenizerFast:
     wanted = parse_tokenizer(spec)
     if isinstance(wanted, Saved):
@@ -221,7 +221,7 @@ def _tokenizer(
     key = digest(FORMAT, corpus.fingerprint(), spec, max_words)
 
     def build(folder: Path) -> None:
-        texts = _reported(corpus.documents("train"), progress)
+        texts = _reported(corpus.documents("train"), update)
         match wanted:
             case BPE(vocab_size=vocab_size):
                 made = train_bpe(_first(texts, BPE_CHARACTERS, len), vocab_size)
@@ -248,13 +248,13 @@ def _holds_tokenizer(folder: Path) -> bool:
     return (folder / "tokenizer.json").is_file() and (folder / "tokenizer_config.json").is_file()
 
 
-def _reported(texts: Iterable[str], progress: Progress | None) -> Iterator[str]:
+def _reported(texts: Iterable[str], update: Update | None) -> Iterator[str]:
     done = reported = 0
     for text in texts:
         yield text
         done += len(text)
-        if progress is not None and done - reported >= BATCH_CHARACTERS:
-            progress("tokenizer", done, None)
+        if update is not None and done - reported >= BATCH_CHARACTERS:
+            update(done, None, f"tokenizer: {done:,} characters")
             reported = done
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from wavepos.console import Update
 from wavepos.data.corpus import Corpus, Split, file_sha256
 from wavepos.data.tokenizers import eos_id, text_encoder
 
@@ -144,8 +145,6 @@ BATCH_CHARACTERS = 1_000_000
 PIECE_CHARACTERS = 100_000
 WORD_END = re.compile(r"(?<=[^\W_]) ")
 
-Progress = Callable[[str, int, int | None], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -161,7 +160,7 @@ def write_split(
     split: Split,
     tokenizer: PreTrainedTokenizerFast,
     bound: Bound,
-    progress: Progress | None,
+    update: Update | None,
 ) -> None:
     """Write the token file of a split, its ids and what is known of them, into an empty folder."""
     encoder, end = text_encoder(tokenizer), eos_id(tokenizer)
@@ -169,8 +168,8 @@ def write_split(
     with (folder / IDS).open("wb") as file:
         stream = _Stream(file, corpus, end, dtype)
         for _ in stream.extend(encoder, corpus.documents(split), bound):
-            if progress is not None:
-                progress(split, stream.num_tokens, bound.max_tokens)
+            if update is not None:
+                update(stream.num_tokens, bound.max_tokens, f"{split}: {stream.num_tokens:,} tokens")
     write_sidecar(
         TokenFile(
             path=folder / IDS,

@@ -6,7 +6,7 @@ in blocks comes from the text, not from context, and both are reported.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoTokenizer
 
-from wavepos.console import Update
+from wavepos.console import Tally, Update
 from wavepos.data import TokenFile, prepare_split
 from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, window_nats
 from wavepos.models.loading import load_model
@@ -81,7 +81,7 @@ def evaluate_long_documents(
     train_len: int,
     *,
     device: torch.device | str = "cpu",
-    progress: Callable[[int], None] | None = None,
+    update: Update | None = None,
 ) -> list[LongDocuments]:
     """Perplexity of the documents' beginnings, in blocks of train_len and whole at each length.
 
@@ -93,14 +93,15 @@ def evaluate_long_documents(
         lengths: tokens scored of each.
         train_len: tokens of a block.
         device: where the model is.
-        progress: called with the tokens read since the last call.
+        update: told of the tokens read.
     """
+    tally = Tally(update, len(documents) * tokens_read(lengths, train_len), "tokens read")
     protocols = _protocols(lengths, train_len)
     plans = [protocol.windows(protocol.seq_len) for protocol in protocols]
     distinct = _distinct_windows(plans)
     nats: list[list[float]] = [[] for _ in protocols]
     for document in documents:
-        of_window = dict(zip(distinct, window_nats(token_losses, document, distinct, device, progress), strict=True))
+        of_window = dict(zip(distinct, window_nats(token_losses, document, distinct, tally, device), strict=True))
         for sums, plan in zip(nats, plans, strict=True):
             sums.append(math.fsum(of_window[window] for window in plan))
     return [LongDocuments(protocol=p, nats=tuple(sums)) for p, sums in zip(protocols, nats, strict=True)]
@@ -148,16 +149,8 @@ def evaluate_run_on_long_documents(
     tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
     tokens = prepare_split(corpus, "valid", tokenizer)
     documents = sample_documents(tokens, tokenizer.eos_token_id, lengths[-1], num_documents, seed)
-    total = num_documents * tokens_read(lengths, config["seq_len"])
-    read = 0
-
-    def count(targets: int) -> None:
-        nonlocal read
-        read += targets
-        update(read, total, f"{read:,} tokens read")
-
     results = evaluate_long_documents(
-        model.token_losses, documents, lengths, config["seq_len"], device=device, progress=count
+        model.token_losses, documents, lengths, config["seq_len"], device=device, update=update
     )
     record = {
         "corpus": corpus,

@@ -20,6 +20,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wavepos.console import Tally, Update
+
+BATCH_TOKENS = 8192
+
 Kind = Literal["nonoverlapping", "whole", "sliding"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -129,9 +133,9 @@ def evaluate_perplexity(
     protocol: Protocol,
     *,
     text: TextSize | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
     device: torch.device | str = "cpu",
-    progress: Callable[[int], None] | None = None,
+    update: Update | None = None,
 ) -> Perplexity:
     """Perplexity of a stream; exp of the token-weighted mean loss.
 
@@ -142,8 +146,21 @@ def evaluate_perplexity(
         text: what all targets make up, for perplexity per word and bits per byte.
         batch_tokens: windows of one length are batched up to that many tokens.
         device: where the model is.
-        progress: called with the number of targets scored since the last call.
+        update: told of the targets scored.
     """
+    tally = Tally(update, len(tokens) - 1, "tokens scored")
+    return _perplexity(token_losses, tokens, protocol, text, batch_tokens, device, tally)
+
+
+def _perplexity(
+    token_losses: TokenLosses,
+    tokens: npt.NDArray[np.integer],
+    protocol: Protocol,
+    text: TextSize | None,
+    batch_tokens: int,
+    device: torch.device | str,
+    tally: Tally,
+) -> Perplexity:
     plan = protocol.windows(len(tokens) - 1)
     longest = max(window.end - window.start for window in plan)
     nats = np.zeros(longest, dtype=np.float64)
@@ -154,8 +171,7 @@ def evaluate_perplexity(
         scored = np.arange(losses.shape[1])[None, :] >= first_scored[:, None]
         nats[: losses.shape[1]] += (losses * scored).sum(axis=0)
         counts[: losses.shape[1]] += scored.sum(axis=0)
-        if progress is not None:
-            progress(int(scored.sum()))
+        tally.add(int(scored.sum()))
     total = int(counts.sum())
     return Perplexity(
         protocol=protocol,
@@ -170,17 +186,19 @@ def window_nats(
     token_losses: TokenLosses,
     tokens: npt.NDArray[np.integer],
     windows: Sequence[Window],
+    tally: Tally,
     device: torch.device | str = "cpu",
-    progress: Callable[[int], None] | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[float]:
-    """The nats of the scored targets of each window; those of one length that stand side by side are batched."""
+    """The nats of the scored targets of each window; those of one length that stand side by side are batched.
+
+    The tally counts the tokens read.
+    """
     nats: list[float] = []
     for batch in _batches(windows, batch_tokens):
         losses = _losses(token_losses, tokens, batch, device)
         nats += [float(row[window.first_scored :].sum()) for row, window in zip(losses, batch, strict=True)]
-        if progress is not None:
-            progress(losses.size)
+        tally.add(losses.size)
     return nats
 
 
@@ -204,23 +222,22 @@ def evaluate_protocols(
     *,
     text: TextSize | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[int], None] | None = None,
+    update: Update | None = None,
 ) -> list[Perplexity]:
     """Perplexity by each protocol; those that cut the stream into the same windows are one computation.
 
-    The arguments are those of `evaluate_perplexity`; `progress` is called for shared windows too, so the targets it is
-    told of add up to those of all protocols.
+    The arguments are those of `evaluate_perplexity`; `update` is told of the targets of all protocols together, also of
+    those whose windows are shared.
     """
+    tally = Tally(update, len(protocols) * (len(tokens) - 1), "tokens scored")
     known: dict[tuple[Window, ...], Perplexity] = {}
     results = []
     for protocol in protocols:
         plan = tuple(protocol.windows(len(tokens) - 1))
         if plan not in known:
-            known[plan] = evaluate_perplexity(
-                token_losses, tokens, protocol, text=text, device=device, progress=progress
-            )
-        elif progress is not None:
-            progress(known[plan].tokens)
+            known[plan] = _perplexity(token_losses, tokens, protocol, text, BATCH_TOKENS, device, tally)
+        else:
+            tally.add(known[plan].tokens)
         results.append(dataclasses.replace(known[plan], protocol=protocol))
     return results
 

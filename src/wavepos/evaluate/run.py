@@ -44,15 +44,8 @@ def evaluate_run(
     if max_tokens is not None and max_tokens < available:
         tokens = prepare_split(corpus, "valid", tokenizer, max_tokens=max_tokens + 1, ended=False)
     protocols = table_protocols(lengths or [train_len // 2, *(train_len * 2**i for i in range(4))], train_len)
-    total, scored = len(protocols) * (tokens.num_tokens - 1), 0
-
-    def count(targets: int) -> None:
-        nonlocal scored
-        scored += targets
-        update(scored, total, f"{scored:,} tokens scored")
-
     results = evaluate_protocols(
-        model.token_losses, tokens.ids, protocols, text=text_size(tokens), device=device, progress=count
+        model.token_losses, tokens.ids, protocols, text=text_size(tokens), device=device, update=update
     )
     record = {
         "corpus": corpus,

@@ -1,5 +1,6 @@
 """The project's studies by name, users' own by file, and the way from a command's options to a report."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,7 +17,8 @@ from wavepos.experiments.report import console_tables, write_report
 from wavepos.experiments.results import study_result
 from wavepos.experiments.slurm import parse_slurm, run_on_cluster
 from wavepos.experiments.study import Study, StudyFunction, StudyOptions, nearest
-from wavepos.experiments.tasks import load_file, without_absent_corpora
+from wavepos.experiments.tasks import without_absent_corpora
+from wavepos.positions.user_modules import load_file
 
 STUDIES: Mapping[str, str] = {
     "demo": "wavepos.experiments.demo:demo",
@@ -40,6 +42,7 @@ class Execution:
         jobs: processes side by side; None: one per GPU.
         slurm: "key=value,…" of a cluster, as `parse_slurm` takes it; None: this machine.
         dry_run: only say what would be done.
+        imports: modules, or .py files, that register methods: for every process that works on the study.
     """
 
     out: Path = DEFAULT_RUNS
@@ -48,6 +51,7 @@ class Execution:
     jobs: int | None = None
     slurm: str | None = None
     dry_run: bool = False
+    imports: tuple[str, ...] = ()
 
 
 def load_study(name: str, options: StudyOptions) -> tuple[Study, Path | None]:
@@ -95,6 +99,7 @@ def run_study(
     study, path = load_study(name, options)
     if execution.only is not None:
         study = study.only(execution.only)
+    study = dataclasses.replace(study, imports=(*study.imports, *execution.imports))
     study, absent = without_absent_corpora(study)
     for note in absent:
         console.print(f"[yellow]{note}[/]", highlight=False)

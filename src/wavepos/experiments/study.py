@@ -10,14 +10,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from wavepos.data import Split
 from wavepos.evaluate.perplexity import KINDS, Kind
+from wavepos.names import StudySize
 from wavepos.positions import METHODS, parse_position, position_dict
+from wavepos.positions.config import normalised
 from wavepos.training.config import TrainConfig
 
-SizeName = Literal["cpu", "gpu", "paper"]
+SizeName = StudySize
 SIZES: tuple[SizeName, ...] = get_args(SizeName)
 
 
@@ -123,7 +125,7 @@ class Study:
         """The study with some of its rows.
 
         Args:
-            rows: names, in any case, or numbers from 1 as `--dry-run` shows them.
+            rows: names, in any spelling, or numbers from 1 as `--dry-run` shows them.
 
         Raises:
             ValueError: a row that is not there; it names the nearest.
@@ -134,9 +136,9 @@ class Study:
     def _row(self, wanted: str) -> str:
         if wanted.isdigit() and 1 <= int(wanted) <= len(self.rows):
             return self.rows[int(wanted) - 1]
-        by_lower = {name.lower(): name for name in self.rows}
-        if wanted.lower() in by_lower:
-            return by_lower[wanted.lower()]
+        by_name = {normalised(name): name for name in self.rows}
+        if normalised(wanted) in by_name:
+            return by_name[normalised(wanted)]
         raise ValueError(
             f"only takes rows of study {self.name!r}, by name or number 1 … {len(self.rows)}, got {wanted!r}"
             f"{nearest(wanted, self.rows)}"
@@ -200,7 +202,7 @@ class Method:
 
 
 def select_methods(names: Sequence[str] | None, known: Mapping[str, Method]) -> dict[str, Method]:
-    """Methods by their name in the table (any case), by method name, or as a JSON object.
+    """Methods by their name in the table, by method name (both however they are spelt), or as a JSON object.
 
     Args:
         names: None: all that are known.
@@ -211,11 +213,11 @@ def select_methods(names: Sequence[str] | None, known: Mapping[str, Method]) -> 
     """
     if names is None:
         return dict(known)
-    by_lower = {name.lower(): name for name in known}
+    by_name = {normalised(name): name for name in known}
     chosen: dict[str, Method] = {}
     for name in names:
-        if name.lower() in by_lower:
-            chosen[by_lower[name.lower()]] = known[by_lower[name.lower()]]
+        if (found := by_name.get(normalised(name))) is not None:
+            chosen[found] = known[found]
             continue
         try:
             position = position_dict(parse_position(json.loads(name) if name.lstrip().startswith("{") else name))
@@ -224,7 +226,7 @@ def select_methods(names: Sequence[str] | None, known: Mapping[str, Method]) -> 
                 f"methods takes {', '.join(map(repr, known))}, a method's name or a JSON object, got {name!r}"
                 f"{nearest(name, [*known, *METHODS])}: {error}"
             ) from error
-        chosen[name] = Method(position=position)
+        chosen[name if name.lstrip().startswith("{") else position["method"]] = Method(position=position)
     return chosen
 
 

@@ -1,10 +1,7 @@
 """One run of a study: train it or find it, then measure what is asked and not yet known. One process at a time."""
 
 import dataclasses
-import importlib
-import importlib.util
 import json
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -23,6 +20,7 @@ from wavepos.evaluate.run import text_size
 from wavepos.experiments.folders import FAILURE, LOCK, evaluation_path, is_finished
 from wavepos.experiments.study import Evaluation, Study
 from wavepos.models.loading import load_model
+from wavepos.positions.user_modules import import_all
 from wavepos.runs import MODEL, environment, write_json
 from wavepos.training.config import TrainConfig, uses_bf16
 from wavepos.training.trainer import train
@@ -70,8 +68,7 @@ class Task:
 def task_from_json(text: str) -> Task:
     """The task that `Task.to_json` wrote; first imports what it names."""
     fields: dict[str, Any] = json.loads(text)
-    for name in fields["imports"]:
-        load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+    import_all(fields["imports"])
     return Task(
         title=fields["title"],
         folder=Path(fields["folder"]),
@@ -79,26 +76,6 @@ def task_from_json(text: str) -> Task:
         evaluations=tuple(Evaluation(**evaluation) for evaluation in fields["evaluations"]),
         imports=tuple(fields["imports"]),
     )
-
-
-def load_file(path: Path) -> Any:
-    """The module in a Python file, run once in a process.
-
-    Raises:
-        FileNotFoundError: no such file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    name = f"wavepos_study_{path.resolve().stem}"
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
-        return known
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def without_absent_corpora(study: Study) -> tuple[Study, list[str]]:
@@ -167,16 +144,16 @@ def _train(task: Task, update: Update) -> None:
         config.corpus,
         config.tokenizer,
         max_tokens=config.max_tokens,
-        progress=lambda stage, done, total: update(done, total, f"reading: {stage}"),
+        update=lambda done, total, note="": update(done, total, f"reading {note}"),
     )
     last = time.monotonic()
 
-    def observe(step: int, steps: int, loss: float | None) -> None:
+    def told(step: float, steps: float | None, note: str = "") -> None:
         nonlocal last
         speed, last = config.batch_tokens / max(1e-9, time.monotonic() - last), time.monotonic()
-        update(step, steps, f"loss {loss:.2f}, {speed / 1000:.1f}k tokens/s" if loss is not None else "")
+        update(step, steps, f"{note}, {speed / 1000:.1f}k tokens/s" if note else "")
 
-    train(config, task.folder, data, observe)
+    train(config, task.folder, data, told)
 
 
 def _evaluate(folder: Path, config: TrainConfig, evaluations: Sequence[Evaluation], update: Update) -> None:
@@ -213,13 +190,6 @@ def _perplexities(
     model: Any = load_model(folder / MODEL, position=evaluation.read_with).to(device)
     wanted = table_protocols(evaluation.lengths, config.seq_len)
     protocols = [protocol for protocol in wanted if protocol.kind in evaluation.protocols]
-    total, scored = len(protocols) * (tokens.num_tokens - 1), 0
-
-    def count(targets: int) -> None:
-        nonlocal scored
-        scored += targets
-        update(min(scored, total), total, f"reading {tokens.corpus}: {scored:,} tokens scored")
-
     with torch.autocast(device, torch.bfloat16, uses_bf16(config.precision)):
         return evaluate_protocols(
             model.token_losses,
@@ -227,7 +197,7 @@ def _perplexities(
             protocols,
             text=text_size(tokens),
             device=device,
-            progress=count,
+            update=lambda done, total, note="": update(done, total, f"reading {tokens.corpus}: {note}"),
         )
 
 

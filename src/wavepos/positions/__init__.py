@@ -1,12 +1,12 @@
 """Positional methods: each fills in the score formula of `terms.py`; `registry.py` turns names and JSON into them."""
 
+from wavepos.names import METHODS
 from wavepos.positions.alibi import ALiBi
 from wavepos.positions.config import PositionConfig
 from wavepos.positions.kerple import Kerple
 from wavepos.positions.learned_relative import LearnedRelative, LearnedRelativeConfig
 from wavepos.positions.nope import NoPE
 from wavepos.positions.registry import (
-    METHODS,
     PositionLike,
     build_position,
     known_positions,

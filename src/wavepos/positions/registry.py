@@ -3,40 +3,25 @@
 import importlib
 import importlib.metadata
 import json
-import os
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from wavepos.positions.alibi import ALiBiConfig
+from wavepos.names import POSITIONS
 from wavepos.positions.config import PositionConfig, field_types, find_config, given_fields, names_of, parsed
-from wavepos.positions.kerple import KerpleConfig
-from wavepos.positions.learned_relative import LearnedRelativeConfig
-from wavepos.positions.nope import NoPEConfig
-from wavepos.positions.rotary import RotaryConfig
-from wavepos.positions.shaw import ShawRelativeConfig
-from wavepos.positions.t5_bias import T5BiasConfig
 from wavepos.positions.terms import Position
-from wavepos.positions.transformer_xl import TransformerXLRelativeConfig
-from wavepos.positions.wavelet import WaveletConfig
 
-BUILT_IN: tuple[type[PositionConfig], ...] = (
-    NoPEConfig,
-    RotaryConfig,
-    ALiBiConfig,
-    KerpleConfig,
-    T5BiasConfig,
-    ShawRelativeConfig,
-    TransformerXLRelativeConfig,
-    WaveletConfig,
-    LearnedRelativeConfig,
-)
-METHODS = tuple(config.method for config in BUILT_IN)
+
+def _built_in(place: str) -> type[PositionConfig]:
+    module, _, name = place.partition(":")
+    config: type[PositionConfig] = getattr(importlib.import_module(module), name)
+    return config
+
+
+BUILT_IN = tuple(_built_in(place) for place in POSITIONS.values())
 
 ENTRY_POINTS = "wavepos.positions"
 """The entry-point group of installed packages that register methods when they are imported."""
-IMPORT_VARIABLE = "WAVEPOS_IMPORT"
-"""The environment variable with modules, commas between them, that are imported when a method is unknown."""
 
 PositionLike = str | Mapping[str, Any] | PositionConfig
 """A method's name, its JSON object, that object as text, or its config."""
@@ -49,8 +34,8 @@ def register_position(config: Registered) -> Registered:
     """Make a method of your own known by its name: to models, config files and the command line.
 
     Use it as a decorator. A saved model is loaded again once the module that registers its method is imported. Commands
-    import it themselves where it is installed with an entry point in the group "wavepos.positions", or is named in the
-    environment variable WAVEPOS_IMPORT.
+    import it where it is named, `--import my_module` or `--import my_file.py`, or installed with an entry point in the
+    group "wavepos.positions".
 
     Args:
         config: a frozen dataclass that extends `PositionConfig`, with `method` and `build`. The same class defined
@@ -156,8 +141,6 @@ def _load_if_unknown(method: object) -> None:
     except ValueError:
         for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
             entry.load()
-        for module in filter(None, os.environ.get(IMPORT_VARIABLE, "").split(",")):
-            importlib.import_module(module.strip())
 
 
 def _check_class(config: object) -> None:

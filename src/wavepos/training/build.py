@@ -13,9 +13,9 @@ from wavepos.models import (
     from_llama,
     llama_config,
 )
-from wavepos.models.baevski_auli import Size
-from wavepos.models.llama import LlamaSize, converted_config
+from wavepos.models.llama import converted_config
 from wavepos.models.loading import load_model
+from wavepos.names import BaevskiAuliSize, LlamaSize
 from wavepos.training.config import TrainConfig
 
 
@@ -34,7 +34,9 @@ def build_model(
     """
     set_seed(config.seed)
     if config.model == "baevski-auli":
-        return BaevskiAuliForCausalLM(baevski_auli_config(cast(Size, config.size), vocab_size, config.position))
+        return BaevskiAuliForCausalLM(
+            baevski_auli_config(cast(BaevskiAuliSize, config.size), vocab_size, config.position)
+        )
     if config.start_from is not None:
         return _started(config.start_from, config, vocab_size)
     model_config = llama_config(cast(LlamaSize, config.size), vocab_size, config.position)

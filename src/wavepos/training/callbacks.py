@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from wavepos.console import Update
 from wavepos.data import Blocks
 from wavepos.training.checkpoints import mark_complete, marked_facts
 from wavepos.training.processes import any_process, each_process, wait_for_all
@@ -151,13 +152,13 @@ class Validation(TrainerCallback):  # type: ignore[misc] # as above
         self._log({"valid_loss": nats / tokens})
 
 
-class Observer(TrainerCallback):  # type: ignore[misc] # as above
-    """Tells a function of each update: (update, updates, last logged loss)."""
+class TellProgress(TrainerCallback):  # type: ignore[misc] # as above
+    """Tells of each update, with the last logged loss."""
 
-    def __init__(self, observe: Callable[[int, int, float | None], None] | None) -> None:
-        self._observe = observe
+    def __init__(self, update: Update | None) -> None:
+        self._update = update
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._observe is not None and state.is_world_process_zero:
+        if self._update is not None and state.is_world_process_zero:
             logged = [entry["loss"] for entry in state.log_history[-3:] if "loss" in entry]
-            self._observe(state.global_step, state.max_steps, logged[-1] if logged else None)
+            self._update(state.global_step, state.max_steps, f"loss {logged[-1]:.3f}" if logged else "")

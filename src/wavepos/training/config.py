@@ -1,88 +1,71 @@
-"""What a training run depends on."""
+"""What a training run depends on. Importing this imports no torch: the command line reads the configs for its help."""
 
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
+from wavepos.names import ModelName, check_size
 
-from wavepos.models.baevski_auli import Size
-from wavepos.models.llama import LlamaSize, llama_config
-from wavepos.positions import parse_position, position_dict
-
-ModelName = Literal["baevski-auli", "llama"]
 OptimizerName = Literal["adamw", "nag"]
 Precision = Literal["auto", "fp32", "bf16"]
 Sharding = Literal["none", "fsdp"]
 
-SIZES: dict[str, tuple[str, ...]] = {"baevski-auli": get_args(Size), "llama": get_args(LlamaSize)}
-"""The named sizes of each model."""
 VALIDATION_TOKENS = 32_768
 """Targets of the valid split, at most, whose loss is logged while a model is trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """All that a training run depends on.
+class Recipe:
+    """How a model is trained, whatever its position and its text; `wavepos.training.recipes` has one for each size.
 
-    Attributes:
-        model: "baevski-auli" or "llama".
-        size: a named size of the model; with start_from it names the recipe alone.
-        start_from: directory or hub name of a RoPE Llama, or of a saved model of our Llama family, whose sizes and
-            weights the run begins with; None: random weights.
-        position: JSON object of the positional method.
-        corpus, tokenizer, max_tokens: as `wavepos.data.prepare` takes them.
-        seq_len: L_train, tokens a block.
-        steps: updates.
-        batch_tokens: tokens an update, over all devices.
-        micro_batch_tokens: tokens of one forward pass on one device; None: all of a device's share.
-        optimizer: "adamw" (β 0.9, 0.95), or "nag" (Nesterov momentum 0.99, fairseq's).
-        learning_rate: the highest, reached after warmup_steps from warmup_from, then by a cosine down to
-            final_learning_rate.
-        weight_decay: of weight matrices; not of embeddings, norms, biases and positions.
-        gradient_clip: bound on the gradient's norm.
-        precision: "bf16" autocast, "fp32", or "auto": bf16 where the hardware multiplies it.
-        gradient_checkpointing: keep each layer's input only and compute the layer again in the backward pass.
-        sharding: "none": each device holds the whole model (DDP); "fsdp": its share of weights, gradients and optimizer
-            state (FSDP2); for a Llama.
-        seed: of the initial weights, the order of the data and dropout.
-        save_every, log_every: in updates; a logged loss is the mean since the one before.
-        validate_every: updates after which the loss on the first `VALIDATION_TOKENS` of the valid split is logged, read
-            in blocks of seq_len; None: never. What is trained does not depend on it.
+    Raises:
+        ValueError: a value that is out of its range.
     """
 
-    model: ModelName = "baevski-auli"
-    size: str
-    start_from: str | None = None
-    position: dict[str, Any]
-    corpus: str
     tokenizer: str
+    """bpe:SIZE, words, or file:DIR of a saved tokenizer, as `wavepos.data.prepare` takes it."""
     max_tokens: int | None = None
+    """Bound on the training tokens; a stream without end needs it."""
     seq_len: int
+    """L_train, tokens per block."""
     steps: int
+    """Updates."""
     batch_tokens: int
+    """Tokens per update, over all devices."""
     micro_batch_tokens: int | None = None
+    """Tokens of one forward pass on one device; None: all of a device's share."""
     optimizer: OptimizerName = "adamw"
+    """adamw (β 0.9, 0.95), or nag (Nesterov momentum 0.99, fairseq's)."""
     learning_rate: float
+    """The highest, reached after warmup_steps from warmup_from, then by a cosine down to final_learning_rate."""
     warmup_steps: int
+    """Updates until the highest learning rate is reached."""
     warmup_from: float = 0.0
+    """The learning rate before the first update."""
     final_learning_rate: float = 0.0
+    """The learning rate after the last update."""
     weight_decay: float = 0.0
+    """Of weight matrices; not of embeddings, norms, biases and positions."""
     gradient_clip: float = 1.0
+    """Bound on the gradient's norm."""
     precision: Precision = "auto"
+    """bf16 (autocast), fp32, or auto: bf16 where the hardware multiplies it."""
     gradient_checkpointing: bool = False
+    """Keep each layer's input only and compute the layer again in the backward pass."""
     sharding: Sharding = "none"
+    """none: each device holds the whole model (DDP); fsdp, for a Llama: its share of weights, gradients and optimizer
+    state (FSDP2)."""
     seed: int = 0
+    """Of the initial weights, the order of the data and dropout."""
     save_every: int = 100
+    """Updates between checkpoints."""
     log_every: int = 10
+    """Updates between logged losses, each the mean since the one before."""
     validate_every: int | None = None
+    """Updates between two looks at the loss on the beginning of the valid split, read in blocks of seq_len; None: no
+    look is taken. What is trained does not depend on it."""
 
     def __post_init__(self) -> None:
-        check_size(self.model, self.size)
-        position = position_dict(parse_position(self.position))
-        if self.model == "llama":  # the family has scales of its own for wavelets that come without
-            position = llama_config("tiny", 1, position).position
-        object.__setattr__(self, "position", position)
         for name in ("seq_len", "steps", "batch_tokens", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -91,13 +74,45 @@ class TrainConfig:
         for name, choices in (("optimizer", OptimizerName), ("precision", Precision), ("sharding", Sharding)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
-        for name, asked in (("sharding='fsdp'", self.sharding == "fsdp"), ("start_from", self.start_from is not None)):
-            if asked and self.model != "llama":
-                raise ValueError(f"{name} is served for model llama, got model={self.model!r}")
         if not self.learning_rate > 0.0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.warmup_steps < 0 or self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps must lie between 0 and steps={self.steps}, got {self.warmup_steps}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(Recipe):
+    """All that a training run depends on: a recipe, and what it is followed with.
+
+    Raises:
+        ValueError: no such model, size or position, or a value that is out of its range or not served for the model.
+    """
+
+    model: ModelName = "baevski-auli"
+    """The family of the model."""
+    size: str
+    """A named size of the model; with start_from it names the recipe alone."""
+    start_from: str | None = None
+    """Directory or hub name of a RoPE Llama, or of a saved model of our Llama family, whose sizes and weights the run
+    begins with; None: random weights."""
+    position: dict[str, Any]
+    """JSON object of the positional method."""
+    corpus: str
+    """As `wavepos.data.prepare` takes it."""
+
+    def __post_init__(self) -> None:
+        from wavepos.models.llama import llama_config  # here, for it imports transformers
+        from wavepos.positions import parse_position, position_dict
+
+        check_size(self.model, self.size)
+        position = position_dict(parse_position(self.position))
+        if self.model == "llama":  # the family has scales of its own for wavelets that come without
+            position = llama_config("tiny", 1, position).position
+        object.__setattr__(self, "position", position)
+        for name, asked in (("sharding='fsdp'", self.sharding == "fsdp"), ("start_from", self.start_from is not None)):
+            if asked and self.model != "llama":
+                raise ValueError(f"{name} is served for model llama, got model={self.model!r}")
+        Recipe.__post_init__(self)  # super() does not know the class that slots=True makes anew
 
     def micro_batch(self, num_devices: int) -> tuple[int, int]:
         """Blocks of one forward pass, and forward passes an update, on each of that many devices."""
@@ -125,15 +140,9 @@ def uses_bf16(precision: Precision) -> bool:
     """Whether matrix products run in bfloat16: asked for, or "auto" on hardware that multiplies it."""
     if precision != "auto":
         return precision == "bf16"
+    import torch  # here, for what the command line reads of this module needs none
+
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def check_size(model: str, size: str) -> None:
-    """Raise ValueError unless the model is one of ours and has a size of that name."""
-    if model not in SIZES:
-        raise ValueError(f"model must be one of {', '.join(SIZES)}, got {model!r}")
-    if size not in SIZES[model]:
-        raise ValueError(f"size must be one of {', '.join(SIZES[model])} for model {model}, got {size!r}")

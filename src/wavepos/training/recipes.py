@@ -1,14 +1,10 @@
 """The configs of the named sizes as they are meant to be trained; "paper" and "7b" are the paper's (A.7, A.8)."""
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, replace
 from typing import Any
 
-from transformers import AutoConfig
-
-from wavepos.models.llama import WaveposLlamaConfig, converted_config
-from wavepos.positions import RotaryConfig, position_fields
-from wavepos.training.config import ModelName, TrainConfig, check_size
+from wavepos.names import ModelName, check_size
+from wavepos.training.config import Recipe, TrainConfig
 
 PAPER_THETA = 5e5
 """θ of the paper's RoPE at 7B (section 7.1)."""
@@ -45,25 +41,47 @@ def recipe(
     tokenizer of 32,000 words. Its batch size of 1 is read as one sequence a device, so one an update on one device;
     what is streamed ends where 30,000 such updates do.
     """
+    given = size_recipe(size, model=model, num_devices=num_devices, start_from=start_from)
+    position = recipe_position(size, position, model=model, start_from=start_from)
+    return TrainConfig(**asdict(given), model=model, size=size, start_from=start_from, position=position, corpus=corpus)
+
+
+def size_recipe(
+    size: str, *, model: ModelName = "baevski-auli", num_devices: int = 1, start_from: str | None = None
+) -> Recipe:
+    """How a named size is trained: what `recipe` says but for text and position. Imports no torch.
+
+    Raises:
+        ValueError: no such model or size.
+    """
     check_size(model, size)
-    run = partial(TrainConfig, model=model, size=size, corpus=corpus)
+    found = _llama_recipe(size, num_devices) if model == "llama" else _baevski_auli_recipe(size)
+    return found if start_from is None else replace(found, tokenizer=f"file:{start_from}")
+
+
+def recipe_position(
+    size: str, position: str | dict[str, Any], *, model: ModelName = "baevski-auli", start_from: str | None = None
+) -> dict[str, Any]:
+    """The position of a run, completed by what the size or the model to begin with says of the same method.
+
+    Raises:
+        ValueError: no such position, or no Llama to begin with.
+    """
+    from wavepos.positions import RotaryConfig, position_fields
+
     if start_from is not None:
-        config = _recipe(partial(run, start_from=start_from), _position_from(start_from, position), num_devices)
-        return replace(config, tokenizer=f"file:{start_from}")
-    return _recipe(run, position, num_devices)
-
-
-def _recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_devices: int) -> TrainConfig:
-    model, size = run.keywords["model"], run.keywords["size"]
-    if model == "llama" and size == "7b":
-        return _paper_llama_recipe(run, position, num_devices)
-    if model == "llama":
-        return _llama_recipe(partial(run, position=position_fields(position)), size)
-    return _baevski_auli_recipe(partial(run, position=position_fields(position)), size)
+        position = _position_from(start_from, position)
+    given = position_fields(position)
+    if model == "llama" and size == "7b" and given["method"] == RotaryConfig.method:
+        return {"theta": PAPER_THETA, **given}
+    return given
 
 
 def _position_from(start_from: str, position: str | dict[str, Any]) -> dict[str, Any]:
-    """The position, completed by that of the model to begin with where the method is the same."""
+    from transformers import AutoConfig
+
+    from wavepos.models.llama import WaveposLlamaConfig, converted_config
+
     try:
         theirs = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
     except OSError as error:
@@ -78,14 +96,14 @@ def _position_from(start_from: str, position: str | dict[str, Any]) -> dict[str,
     return ours
 
 
-def _baevski_auli_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
+def _baevski_auli_recipe(size: str) -> Recipe:
     match size:
         case "tiny":
-            return run(
+            return Recipe(
                 tokenizer="bpe:4096", seq_len=256, steps=1000, batch_tokens=4096, learning_rate=2e-3, warmup_steps=50
             )
         case "small":
-            return run(
+            return Recipe(
                 tokenizer="bpe:8192",
                 seq_len=512,
                 steps=5000,
@@ -97,7 +115,7 @@ def _baevski_auli_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
                 save_every=500,
             )
         case _:
-            return run(
+            return Recipe(
                 tokenizer="words",
                 seq_len=512,
                 steps=286_000,
@@ -114,11 +132,11 @@ def _baevski_auli_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
             )
 
 
-def _llama_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
-    run = partial(run, weight_decay=0.1)
+def _llama_recipe(size: str, num_devices: int) -> Recipe:
     match size:
         case "tiny":
-            return run(
+            return Recipe(
+                weight_decay=0.1,
                 tokenizer="bpe:4096",
                 seq_len=256,
                 steps=1000,
@@ -128,7 +146,8 @@ def _llama_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
                 final_learning_rate=2e-4,
             )
         case "small":
-            return run(
+            return Recipe(
+                weight_decay=0.1,
                 tokenizer="bpe:8192",
                 seq_len=1024,
                 steps=5000,
@@ -138,8 +157,9 @@ def _llama_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
                 final_learning_rate=1e-4,
                 save_every=500,
             )
-        case _:
-            return run(
+        case "1b":
+            return Recipe(
+                weight_decay=0.1,
                 tokenizer="bpe:32000",
                 seq_len=2048,
                 steps=30_000,
@@ -150,23 +170,17 @@ def _llama_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
                 final_learning_rate=4e-5,
                 save_every=1_000,
             )
-
-
-def _paper_llama_recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_devices: int) -> TrainConfig:
-    given = position_fields(position)
-    if given["method"] == RotaryConfig.method:
-        given = {"theta": PAPER_THETA, **given}
-    return run(
-        position=given,
-        tokenizer="file:llama-2-tokenizer",
-        max_tokens=30_000 * 4096 * num_devices + 1,
-        seq_len=4096,
-        steps=30_000,
-        batch_tokens=4096 * num_devices,
-        micro_batch_tokens=4096,
-        learning_rate=3e-4,
-        warmup_steps=2_000,
-        final_learning_rate=3e-5,
-        weight_decay=0.1,
-        save_every=1_000,
-    )
+        case _:
+            return Recipe(
+                tokenizer="file:llama-2-tokenizer",
+                max_tokens=30_000 * 4096 * num_devices + 1,
+                seq_len=4096,
+                steps=30_000,
+                batch_tokens=4096 * num_devices,
+                micro_batch_tokens=4096,
+                learning_rate=3e-4,
+                warmup_steps=2_000,
+                final_learning_rate=3e-5,
+                weight_decay=0.1,
+                save_every=1_000,
+            )

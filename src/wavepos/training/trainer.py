@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
-from wavepos.console import is_first_process
+from wavepos.console import Update, is_first_process
 from wavepos.data import Blocks, PreparedData
 from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
 from wavepos.training.build import build_model
-from wavepos.training.callbacks import CompleteCheckpoints, Observer, RunningLoss, StopOnSignal, Validation
+from wavepos.training.callbacks import CompleteCheckpoints, RunningLoss, StopOnSignal, TellProgress, Validation
 from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_checkpoint
 from wavepos.training.config import VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
 from wavepos.training.processes import in_first
@@ -43,16 +42,14 @@ MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safe
 """What `save_pretrained` writes, among the files of a checkpoint."""
 
 
-def train(
-    config: TrainConfig, out: Path, data: PreparedData, observe: Callable[[int, int, float | None], None] | None = None
-) -> dict[str, Any]:
+def train(config: TrainConfig, out: Path, data: PreparedData, update: Update | None = None) -> dict[str, Any]:
     """Train, or go on where a former call was cut off, or return the record of a finished run.
 
     Args:
         config: the run.
         out: the run directory.
         data: what `prepare(config.corpus, config.tokenizer)` gave.
-        observe: called in the first process after each update with (update, updates, last logged loss or None).
+        update: told in the first process of each update, with the last logged loss.
 
     Returns:
         The content of run.json.
@@ -68,7 +65,7 @@ def train(
         return record
     checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
     if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
-        checkpoint = _trained(config, arguments, data, checkpoint, observe)
+        checkpoint = _trained(config, arguments, data, checkpoint, update)
     return in_first(lambda: _finished(config, record, data, checkpoint, arguments.world_size))
 
 
@@ -77,12 +74,12 @@ def _trained(
     arguments: TrainingArguments,
     data: PreparedData,
     checkpoint: Path | None,
-    observe: Callable[[int, int, float | None], None] | None,
+    update: Update | None,
 ) -> Path:
     """Go on from a checkpoint, or begin; returns the checkpoint of the last update."""
     directory = Path(arguments.output_dir)
     losses, stop = RunningLoss(), StopOnSignal()
-    callbacks = [CompleteCheckpoints(directory, losses), stop, Observer(observe)]
+    callbacks = [CompleteCheckpoints(directory, losses), stop, TellProgress(update)]
     trainer = _trainer(config, arguments, data, callbacks)
     trainer.losses = losses
     try:

@@ -1,12 +1,11 @@
 """The config of the Baevski–Auli model and its named sizes."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, final, get_args
+from typing import Any, ClassVar, final, get_args
 
 from wavepos.models.base import PositionedConfig
+from wavepos.names import BaevskiAuliSize
 from wavepos.positions import PositionLike, parse_position, position_dict
-
-Size = Literal["tiny", "small", "paper"]
 
 
 @final
@@ -82,7 +81,7 @@ class BaevskiAuliConfig(PositionedConfig):
         return self.hidden_size // self.num_attention_heads
 
 
-def baevski_auli_config(size: Size, vocab_size: int, position: PositionLike) -> BaevskiAuliConfig:
+def baevski_auli_config(size: BaevskiAuliSize, vocab_size: int, position: PositionLike) -> BaevskiAuliConfig:
     """The config of a named size: "tiny" (the demo), "small" (minutes on one GPU), "paper" (247M parameters)."""
     sizes: dict[str, Any]
     match size:
@@ -93,7 +92,7 @@ def baevski_auli_config(size: Size, vocab_size: int, position: PositionLike) -> 
         case "paper":
             return BaevskiAuliConfig(vocab_size=vocab_size, position=position)
         case _:
-            raise ValueError(f"size must be one of {', '.join(get_args(Size))}, got {size!r}")
+            raise ValueError(f"size must be one of {', '.join(get_args(BaevskiAuliSize))}, got {size!r}")
     dropouts: dict[str, Any] = dict.fromkeys(
         ("dropout", "attention_dropout", "activation_dropout", "softmax_dropout"), 0.0
     )

@@ -1,6 +1,6 @@
 """Llama with any position, and the conversion of a RoPE Llama's weights."""
 
-from wavepos.models.llama.config import LlamaSize, WaveposLlamaConfig, llama_config
+from wavepos.models.llama.config import WaveposLlamaConfig, llama_config
 from wavepos.models.llama.convert import converted_config, from_llama
 from wavepos.models.llama.model import (
     WaveposLlamaForCausalLM,
@@ -8,6 +8,7 @@ from wavepos.models.llama.model import (
     WaveposLlamaModel,
     WaveposLlamaPreTrainedModel,
 )
+from wavepos.names import LlamaSize
 
 __all__ = [
     "LlamaSize",

@@ -1,16 +1,15 @@
 """The config of the Llama family and its named sizes."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal, final, get_args
+from typing import Any, ClassVar, final, get_args
 
 from transformers import LlamaConfig
 
 from wavepos.models.base import PositionedConfig
+from wavepos.names import LlamaSize
 from wavepos.positions import PositionLike, parse_position, position_dict
 from wavepos.positions.wavelet import WaveletConfig
 from wavepos.wavelets import Sampled, mother_wavelet
-
-LlamaSize = Literal["tiny", "small", "1b", "7b"]
 
 PAPER_SCALES = tuple(2.0**i for i in range(2, 10))
 """a = 2² … 2⁹ (section 7.1)."""

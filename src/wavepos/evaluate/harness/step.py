@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, set_seed
 
-from wavepos.evaluate.harness_plan import BY_LENGTH, PASSKEY, RULER, HarnessConfig, Step
+from wavepos.evaluate.harness.plan import BY_LENGTH, PASSKEY, RULER, HarnessConfig, Step
 
 BOOTSTRAP_SAMPLES = 1000
 DEFAULT_GENERATED_TOKENS = 256

@@ -25,8 +25,9 @@ import lm_eval.tasks
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from wavepos.evaluate.harness import harness, results_table
-from wavepos.evaluate.harness_plan import HarnessConfig
+from wavepos.evaluate.harness.plan import HarnessConfig
+from wavepos.evaluate.harness.run import harness, results_table
+from wavepos.evaluate.harness.step import TASK_FILES
 
 TRAINED_LEN = 64
 NEEDLE_TEXT = """A special magic number is hidden within the following text. Make sure to memorize it. I will quiz you
@@ -162,7 +163,7 @@ def test_passkeys_fill_their_length_at_every_depth(small: Small) -> None:
 
 
 def test_the_tasks_file_leaves_the_answer_its_room() -> None:
-    text = (Path(passkey.__file__).parent / "tasks" / "wavepos_passkey.yaml").read_text(encoding="utf-8")
+    text = (TASK_FILES / "wavepos_passkey.yaml").read_text(encoding="utf-8")
     assert f"max_gen_toks: {passkey.ANSWER_TOKENS}\n" in text
 
 

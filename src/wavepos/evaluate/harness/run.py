@@ -20,8 +20,8 @@ from rich.table import Table
 from torch import nn
 
 from wavepos.console import Update
-from wavepos.evaluate.harness_plan import BY_LENGTH, RULER, HarnessConfig, Step, steps
-from wavepos.evaluate.harness_step import measured, quiet_lm_eval
+from wavepos.evaluate.harness.plan import BY_LENGTH, RULER, HarnessConfig, Step, steps
+from wavepos.evaluate.harness.step import measured, quiet_lm_eval
 from wavepos.models.loading import load_model
 from wavepos.runs import MODEL, RECORD, environment, finished_run, write_json
 

@@ -17,32 +17,31 @@ DOWNLOADING = (
 class HarnessConfig:
     """What is evaluated, and how.
 
-    Attributes:
-        tasks: names of tasks, each once.
-        max_length: tokens that the model may read at once, prompt and answer together. lm-eval's own choice is
-            max_position_embeddings, which would cut longer inputs to the trained length in silence.
-        lengths: tokens, for the tasks that are measured by length; None: max_length alone.
-        limit: documents of a task and length, at most; None: all.
-        batch_size: inputs read together.
-        corpus: of wavepos_perplexity, as `wavepos.data.open_corpus` takes it; its validation split is read, and in
-            it the documents that are at least as long as the longest of the lengths.
-        seed: of made-up documents and few-shot examples.
-        device: "cpu", "cuda", …; None: cuda where there is one.
-
     Raises:
         ValueError: a task named twice or one that downloads essays, a number below 1, a length above max_length.
     """
 
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = (PERPLEXITY, PASSKEY, RULER[0])
+    """Names of tasks, each once; with commas or spaces between them."""
     max_length: int
+    """Tokens that the model may read at once, prompt and answer together. lm-eval's own choice is
+    max_position_embeddings, which would cut longer inputs to the trained length in silence."""
     lengths: tuple[int, ...] | None = None
+    """Tokens, for the tasks that are measured by length; by default max-length alone."""
     limit: int | None = None
+    """Documents of a task and length, at most; by default all."""
     batch_size: int = 1
+    """Inputs read together."""
     corpus: str = "stdlib"
+    """Of wavepos_perplexity, as `wavepos.data.open_corpus` takes it; its validation split is read, and in it the
+    documents that are at least as long as the longest of the lengths."""
     seed: int = 0
+    """Of made-up documents and few-shot examples."""
     device: str | None = None
+    """cpu, cuda, …; by default cuda where there is one."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(name for task in self.tasks for name in task.split(",")))
         if self.max_length < 1:
             raise ValueError(
                 f"max_length must be at least 1, got {self.max_length}: tokens the model may read at once; without it "

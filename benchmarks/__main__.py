@@ -1,0 +1,144 @@
+"""`python -m benchmarks`, from a checkout: attention | decode | train-step | generate | all."""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol, final
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from benchmarks.attention import AttentionConfig
+from benchmarks.decode import DecodeConfig
+from benchmarks.generate import GenerateConfig
+from benchmarks.run import BENCHMARKS, default_device, run_all, run_benchmark
+from benchmarks.train_step import TrainStepConfig
+from wavepos.cli.command import quiet, told
+
+ALL = "all"
+DESCRIPTION = """Measure time and memory beside other ways to do the same.
+
+Every method is first checked against the reference; if one is wrong, nothing is measured (exit status 2). What is not
+given follows from the device. The result is written after each measurement."""
+
+
+class Command(Protocol):
+    """What a command line asks for."""
+
+    def run(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What all benchmarks share."""
+
+    out: Path = Path("results")
+    """Directory of the result and its plots."""
+    resume: bool = False
+    """Keep what the same commit measured on this machine with the same settings."""
+
+    def measured(self, name: str, config: Any) -> None:
+        """Run the benchmark of that name."""
+        (benchmark,) = (each for each in BENCHMARKS if each.name == name)
+        run_benchmark(benchmark, config, self.out, self.resume)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention(Output):
+    """A call of attention at several lengths."""
+
+    config: OmitArgPrefixes[AttentionConfig]
+
+    def run(self) -> None:
+        self.measured("attention", self.config)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decode(Output):
+    """A token with a cache of keys."""
+
+    config: OmitArgPrefixes[DecodeConfig]
+
+    def run(self) -> None:
+        self.measured("decode", self.config)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainStep(Output):
+    """A training step of a small model."""
+
+    config: OmitArgPrefixes[TrainStepConfig]
+
+    def run(self) -> None:
+        self.measured("train-step", self.config)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate(Output):
+    """Tokens per second of a Llama."""
+
+    config: OmitArgPrefixes[GenerateConfig]
+
+    def run(self) -> None:
+        self.measured("generate", self.config)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class All(Output):
+    """All of them, each with its own settings."""
+
+    device: str
+    """cpu, or cuda."""
+    repeats: int | None = None
+    """Pairs of interleaved runs of each measurement, at most."""
+    seconds: float | None = None
+    """Time after which a measurement begins no more pairs, once it has three."""
+
+    def run(self) -> None:
+        settings = {"repeats": self.repeats, "seconds": self.seconds}
+        given = {name: value for name, value in settings.items() if value is not None}
+        run_all(self.device, given, self.out, self.resume)
+
+
+def parsed(arguments: Sequence[str]) -> Command:
+    """The benchmark that the words of a command line stand for; defaults are those of the device that it names.
+
+    Raises:
+        SystemExit: they ask for help, or stand for none.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--device", nargs="?")
+    device = parser.parse_known_args(arguments)[0].device or default_device()
+    attention, decode, train_step, generate = (benchmark.default(device) for benchmark in BENCHMARKS)
+    command: Command = tyro.cli(
+        Annotated[Attention, tyro.conf.subcommand("attention", default=Attention(config=attention))]
+        | Annotated[Decode, tyro.conf.subcommand("decode", default=Decode(config=decode))]
+        | Annotated[TrainStep, tyro.conf.subcommand("train-step", default=TrainStep(config=train_step))]
+        | Annotated[Generate, tyro.conf.subcommand("generate", default=Generate(config=generate))]
+        | Annotated[All, tyro.conf.subcommand(ALL, default=All(device=device))],
+        args=arguments,
+        prog="python -m benchmarks",
+        description=DESCRIPTION,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    return command
+
+
+def main() -> None:
+    """Entry point."""
+    quiet()
+    arguments = sys.argv[1:]
+    if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & set(arguments)):
+        arguments = [ALL, *arguments]
+    told(lambda: parsed(arguments).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What all commands share: their options, and how a mistake is told."""
+
+import os
+import sys
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from rich.markup import escape
+from tyro.conf import arg
+
+from wavepos.console import console, is_first_process
+from wavepos.names import CORPORA, METHODS
+
+CORPUS_HELP = " | ".join(CORPORA)
+METHOD_HELP = f"{', '.join(METHODS)}, one of your own (see --import)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command(ABC):
+    """A command: its fields are its options."""
+
+    imports: Annotated[
+        tuple[str, ...], arg(name="import", metavar="MODULE|FILE.py ...", help_behavior_hint="(optional)")
+    ] = ()
+    """Modules or Python files to import first, which register positional methods of your own."""
+
+    @property
+    def imported(self) -> tuple[str, ...]:
+        """The same for processes that stand in another directory."""
+        return tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in self.imports)
+
+    @abstractmethod
+    def run(self) -> None:
+        """Do it."""
+
+
+def told(run: Callable[[], None]) -> None:
+    """Do what a command does; an error is one line and exit status 2, Ctrl-C status 130.
+
+    The environment variable WAVEPOS_TRACEBACK shows where an error comes from.
+    """
+    try:
+        run()
+    except KeyboardInterrupt as stop:
+        if is_first_process():
+            console.print(f"[yellow]Interrupted.[/] {stop or ''} The same command goes on from there.")
+        sys.exit(130)
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("WAVEPOS_TRACEBACK"):
+            raise
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def quiet() -> None:
+    """Leave the console to our own progress."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)

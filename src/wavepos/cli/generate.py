@@ -1,0 +1,36 @@
+"""wavepos generate: text from a trained model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, final
+
+from tyro.conf import Positional
+
+from wavepos.cli.command import Command
+from wavepos.console import console
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate(Command):
+    """Continue a prompt with a trained model."""
+
+    run_dir: Annotated[Path, Positional]
+    """Directory of a run of `wavepos train`."""
+    prompt: str = "def "
+    """The text to continue."""
+    max_new_tokens: int = 100
+    """Tokens to add."""
+    temperature: float = 0.8
+    """0: the likeliest token each time."""
+    seed: int = 0
+    """Of the sampling."""
+
+    def run(self) -> None:
+        """Print the prompt and its continuation."""
+        from wavepos.evaluate.generate import generate_text
+
+        if self.temperature < 0.0:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        text = generate_text(self.run_dir, self.prompt, self.max_new_tokens, self.temperature, self.seed)
+        console.print(text, markup=False, highlight=False)

@@ -1,0 +1,116 @@
+"""wavepos train: one model. What is not given is the recipe's of the model and size, and stands so in the help."""
+
+import dataclasses
+import os
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, final, get_args
+
+import tyro
+from tyro.conf import OmitArgPrefixes, arg
+
+from wavepos.cli.command import CORPUS_HELP, METHOD_HELP, Command
+from wavepos.console import console, is_first_process, progress
+from wavepos.names import SIZES, AnySize, ModelName
+from wavepos.training.config import Recipe, TrainConfig
+from wavepos.training.recipes import recipe_position, size_recipe
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train(Command):
+    """Train a model with a positional method on a corpus. The same command again resumes, or finds it finished.
+
+    What is not given follows from model and size: "paper" is the paper's whole recipe (A.7), a Llama's "7b" that of
+    A.8. Processes that torchrun starts train together.
+    """
+
+    method: Annotated[
+        str, arg(help=f"""{METHOD_HELP}, or a JSON object such as '{{"method": "rotary", "theta": 5e5}}'.""")
+    ]
+    model: ModelName = "baevski-auli"
+    """The family of the model."""
+    size: AnySize = "tiny"
+    """tiny (minutes on a CPU), small (minutes on a GPU), baevski-auli's paper (247M parameters), llama's 1b and 7b."""
+    start_from: str | None = None
+    """Directory or hub name of a trained Llama to go on from, with its tokenizer; size then names the recipe alone."""
+    corpus: Annotated[str, arg(help=CORPUS_HELP)] = "stdlib"
+    out: Path | None = None
+    """Run directory; by default runs/[llama-]SIZE-POSITION-CORPUS-SEED."""
+    dry_run: bool = False
+    """Print the whole config, the parameters and a memory plan; train nothing, read no data."""
+    devices: int | None = None
+    """Devices to plan for in a dry run; otherwise torchrun's."""
+    recipe: OmitArgPrefixes[Recipe]
+
+    def config(self) -> TrainConfig:
+        """All that the run depends on.
+
+        Raises:
+            ValueError: no such position, or values that do not go together.
+        """
+        position = recipe_position(self.size, self.method, model=self.model, start_from=self.start_from)
+        return TrainConfig(
+            **dataclasses.asdict(self.recipe),
+            model=self.model,
+            size=self.size,
+            start_from=self.start_from,
+            position=position,
+            corpus=self.corpus,
+        )
+
+    def run(self) -> None:
+        """Train, or print the plan."""
+        if self.devices is not None and (self.devices < 1 or not self.dry_run):
+            raise ValueError(f"devices takes at least 1, with --dry-run, got {self.devices}: torchrun starts real ones")
+        devices, config = _num_devices(self.devices), self.config()
+        if self.dry_run:
+            from wavepos.training.memory import print_plan
+
+            print_plan(config, devices)
+            return
+        from wavepos.data import prepare
+        from wavepos.runs import position_name, run_name
+        from wavepos.training.processes import leave
+        from wavepos.training.trainer import train
+
+        out = self.out or Path("runs") / run_name(config)
+        with progress("Reading the corpus") as update:
+            data = prepare(config.corpus, config.tokenizer, max_tokens=config.max_tokens, update=update)
+        with progress(f"Training {self.size} with {position_name(config)}") as update:
+            record = train(config, out, data, update)
+        leave()
+        if is_first_process():
+            console.print(f"{record['parameters']:,} parameters, last loss {record['losses'][-1][1]:.3f}, in {out}")
+
+
+def train_defaults(arguments: Sequence[str]) -> Train:
+    """What `wavepos train` takes where the command line says nothing: the recipe of the model and size that it names.
+
+    Args:
+        arguments: of the command; those that choose the recipe are read, and refused by nobody but the whole parser.
+
+    Raises:
+        ValueError: the model has no such size.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--model", "--size", "--start-from", "--devices", "--steps"):
+        parser.add_argument(name, name.replace("-", "_").replace("__", "--"), nargs="?")
+    given, _ = parser.parse_known_args(arguments)
+    model: ModelName = given.model if given.model in SIZES else "baevski-auli"
+    size = given.size if given.size in get_args(AnySize) else "tiny"
+    devices, steps = (_positive(text) for text in (given.devices, given.steps))
+    found = size_recipe(size, model=model, num_devices=_num_devices(devices), start_from=given.start_from)
+    if steps is not None:  # a warm-up fits the updates, unless it is given as well
+        found = dataclasses.replace(found, steps=steps, warmup_steps=min(found.warmup_steps, steps // 10))
+    return Train(method=tyro.MISSING, recipe=found)
+
+
+def _positive(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() and int(text) else None
+
+
+def _num_devices(planned: int | None) -> int:
+    return int(os.environ.get("WORLD_SIZE", "1")) if planned is None else planned

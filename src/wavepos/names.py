@@ -1,0 +1,48 @@
+"""Names that users type, without what they stand for: the command line reads them before torch is imported."""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+POSITIONS: Mapping[str, str] = {
+    "nope": "wavepos.positions.nope:NoPEConfig",
+    "rotary": "wavepos.positions.rotary:RotaryConfig",
+    "alibi": "wavepos.positions.alibi:ALiBiConfig",
+    "kerple": "wavepos.positions.kerple:KerpleConfig",
+    "t5": "wavepos.positions.t5_bias:T5BiasConfig",
+    "shaw": "wavepos.positions.shaw:ShawRelativeConfig",
+    "transformer_xl": "wavepos.positions.transformer_xl:TransformerXLRelativeConfig",
+    "wavelet": "wavepos.positions.wavelet:WaveletConfig",
+    "learned_relative": "wavepos.positions.learned_relative:LearnedRelativeConfig",
+}
+"""The positional methods of this package, each with the module and class of its config."""
+METHODS = tuple(POSITIONS)
+
+CORPORA: Mapping[str, str] = {
+    "stdlib": "the source of the running Python's standard library, split by file",
+    "wikitext103[:DIR]": (
+        "WikiText-103 through `datasets`, or of DIR/wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens"
+    ),
+    "text:PATH": "a UTF-8 file, its last 5% of lines for validation, or a folder of *.txt files, split by file",
+    "jsonl:PATH[#FIELD]": "JSON lines with a text in FIELD (text), plain, .gz, .xz or .zst, split by document",
+    "hf:[ORG/]NAME[/CONFIG][#COLUMN]": (
+        "a data set streamed through `datasets`, or hf:./DIR of a folder, with a text in COLUMN (text), with its own "
+        "validation split or split by document"
+    ),
+}
+"""What a corpus may be: the form of its string, and what it is."""
+
+ModelName = Literal["baevski-auli", "llama"]
+BaevskiAuliSize = Literal["tiny", "small", "paper"]
+LlamaSize = Literal["tiny", "small", "1b", "7b"]
+AnySize = Literal[BaevskiAuliSize, LlamaSize]
+SIZES: Mapping[str, tuple[str, ...]] = {"baevski-auli": get_args(BaevskiAuliSize), "llama": get_args(LlamaSize)}
+"""The named sizes of each model."""
+StudySize = Literal["cpu", "gpu", "paper"]
+
+
+def check_size(model: str, size: str) -> None:
+    """Raise ValueError unless the model is one of ours and has a size of that name."""
+    if model not in SIZES:
+        raise ValueError(f"model must be one of {', '.join(SIZES)}, got {model!r}")
+    if size not in SIZES[model]:
+        raise ValueError(f"size must be one of {', '.join(SIZES[model])} for model {model}, got {size!r}")
