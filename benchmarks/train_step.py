@@ -19,6 +19,7 @@ from wavepos.console import Update
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
 from wavepos.models.baevski_auli import Size
 from wavepos.names import METHODS
+from wavepos.positions import LearnedRelativeConfig
 
 PRECISIONS = ("fp32", "bf16")
 PARITY_TOKENS = 128
