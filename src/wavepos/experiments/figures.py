@@ -38,7 +38,7 @@ from wavepos.experiments.wavelet_figures import (
     ricker_scales,
     wavelets_of_a_head,
 )
-from wavepos.runs import finished_run
+from wavepos.runs import finished_run, slug
 
 LENGTH = 1012
 """Tokens read whole in Fig. 2, 3, 7 and 8."""
@@ -121,11 +121,11 @@ def attention_figures(readings: Mapping[str, Reading], layer: int = -1, head: in
         maps[name] = attention_picture(inputs, THRESHOLD, pixels=PIXELS)
         windows[name] = last_windows(inputs)
         if isinstance(inputs.position, ALiBi):
-            found[f"windows-{_slug(name)}"] = windows_by_slope({name: windows[name]}, inputs.num_heads)
-        found[f"figure02-{_slug(name)}"] = maps_by_head(maps[name], name)
+            found[f"windows-{slug(name.lower())}"] = windows_by_slope({name: windows[name]}, inputs.num_heads)
+        found[f"figure02-{slug(name.lower())}"] = maps_by_head(maps[name], name)
         of_text = attention_picture(inputs, TEXT_THRESHOLD, pixels=PIXELS)
         attended = attended_tokens(of_text, list(reading.tokens))
-        found[f"figure07-{_slug(name)}"] = maps_with_text(of_text, reading.tokens, attended)
+        found[f"figure07-{slug(name.lower())}"] = maps_with_text(of_text, reading.tokens, attended)
     heads = len(next(iter(windows.values())).keys_H)
     chosen = min(head, heads) - 1
     found["figure03"] = maps_by_method(maps, [chosen])
@@ -157,7 +157,3 @@ def draw_figures(out: Path, runs: Mapping[str, Path], layer: int = -1, length: i
     if runs:
         figures |= attention_figures({name: reading_of_run(run, length) for name, run in runs.items()}, layer)
     return [path for name, figure in figures.items() for path in save(figure, out, name)]
-
-
-def _slug(name: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
