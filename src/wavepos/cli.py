@@ -70,6 +70,10 @@ class Study:
     parallel)."""
     dry_run: bool = False
     """Show all runs with parameters, tokens, time on this machine and memory; train nothing."""
+    evaluate_only: bool = False
+    """Measure what is trained and report it; train nothing."""
+    save_result: bool = False
+    """Copy the report's JSON to results/NAME[-SIZE].json, where `study list` finds it."""
 
     def run(self) -> None:
         from wavepos.experiments.catalogue import Execution, print_studies, run_study
@@ -79,7 +83,7 @@ class Study:
             print_studies()
             return
         options = StudyOptions(seeds=self.seeds, methods=self.methods, size=self.size, corpus=self.corpus)
-        given = ("out", "report", "only", "jobs", "slurm", "dry_run")
+        given = ("out", "report", "only", "jobs", "slurm", "dry_run", "evaluate_only", "save_result")
         run_study(self.name, options, Execution(**{field: getattr(self, field) for field in given}))
 
 

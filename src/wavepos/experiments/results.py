@@ -53,6 +53,8 @@ def study_result(study: Study, root: Path, failures: Sequence[tuple[str, str]] =
         "unfinished": unfinished,
         "failures": [{"run": title, "error": error} for title, error in failures],
         "notes": list(study.notes),
+        "published": study.published,
+        "facts": {name: dict(facts) for name, facts in study.facts.items()},
         "environment": environment(),
     }
 

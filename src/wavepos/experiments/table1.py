@@ -47,6 +47,7 @@ def table1(options: StudyOptions) -> Study:
         baseline=with_baseline("RoPE", methods),
         needs=NEEDS[size],
         imports=REGISTERED_BY,
+        published="1",
     )
 
 
