@@ -65,6 +65,17 @@ def test_figures_3_and_8_have_a_column_for_each_method() -> None:
         maps_by_method({})
 
 
+def test_more_methods_than_fit_side_by_side_are_wrapped() -> None:
+    maps = {f"Method {number}": planted_map() for number in range(5)}
+    figure = maps_by_method(maps, [0, 3])
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title(loc="left") for axis in shown][:6] == [
+        *(f"Method {number}\nhead 1" for number in range(5)),
+        "Method 0\nhead 4",
+    ]
+    assert len(figure.axes) == 12
+
+
 def test_figure_7_colours_the_tokens_that_are_always_attended_to() -> None:
     found = planted_map()
     words = ["<eos>", *(f" w{index}$" for index in range(1, LENGTH))]

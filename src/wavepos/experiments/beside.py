@@ -52,7 +52,7 @@ def beside_paper(panel: Panel, table: TableName) -> Iterator[str]:
 def _explained(panel: Panel, table: TableName) -> str:
     paper = _paper_length(table, panel)
     return (
-        f"Each cell: the paper's Table {table} (L_train = {paper}, perplexity per word of WikiText-103) | ours. "
+        f"Each cell: the paper's Table {table} (L_train = {paper}, perplexity per word of WikiText-103) ¦ ours. "
         f"Lengths are compared in units of L_train, ours in brackets. The numbers are not of "
         f"one scale; who beats whom is."
     )

@@ -99,7 +99,7 @@ def document(title: str, parts: Sequence[str], facts: Mapping[str, str]) -> str:
 
 def markdown_html(lines: Sequence[str]) -> str:
     """Markdown as HTML, its tables in boxes that scroll; HTML in it is shown as text."""
-    text = MarkdownIt("commonmark", {"html": False}).enable("table").render("\n".join(lines))
+    text: str = MarkdownIt("commonmark", {"html": False}).enable("table").render("\n".join(lines))
     return text.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
 
 
@@ -248,5 +248,5 @@ def _facts(result: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _hardware(made: dict[str, Any]) -> str:
+def _hardware(made: Mapping[str, Any]) -> str:
     return str(made["gpu"] or f"{made['cpu']}, {made['threads']} threads")

@@ -91,7 +91,7 @@ def perplexity_against_length(
     axes.set_xticks([column.length for column in found], [str(column.length) for column in found])
     axes.minorticks_off()
     _plain_ticks(axes)
-    axes.legend()
+    style.legend(figure, axes)
     return figure
 
 
@@ -108,7 +108,7 @@ def loss_by_position(panel: Panel, text: str, names: Sequence[str]) -> Figure:
     _trained_length(axes, panel.seq_len)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.legend()
+    style.legend(figure, axes)
     return figure
 
 
@@ -116,8 +116,12 @@ def learning_curves(panel: Panel, names: Sequence[str]) -> Figure:
     """Training loss against tokens seen, the first seed of each method."""
     figure, axes = _figure("Learning curves", "million tokens seen", "training loss, nats a token")
     shown: list[float] = []
+    drawn: set[str] = set()
     for name in names:
         outcome = next(outcome for outcome in panel.outcomes if outcome["name"] == name)
+        if outcome["folder"] in drawn:  # the same run, read with another position
+            continue
+        drawn.add(outcome["folder"])
         steps, losses = zip(*outcome["losses"], strict=True)
         tokens = np.array(steps) * outcome["train_tokens"] / steps[-1] / 1e6
         axes.plot(tokens, losses, **_line(name, linewidth=1.2))
@@ -126,7 +130,7 @@ def learning_curves(panel: Panel, names: Sequence[str]) -> Figure:
             at = [step * outcome["train_tokens"] / steps[-1] / 1e6 for step, _ in valid]
             axes.plot(at, [loss for _, loss in valid], "x", color=style_of(name).colour, markersize=4)
     axes.set_ylim(top=max(shown) * 1.05)
-    axes.legend()
+    style.legend(figure, axes)
     return figure
 
 
@@ -154,7 +158,7 @@ def perplexity_against_budget(parts: Sequence[Panel], baseline: str) -> Figure:
         axis.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
         _plain_ticks(axis)
     axes[1, 0].set_xlabel("million tokens trained on")
-    axes[0, 0].legend()
+    style.legend(figure, axes[0, 0])
     return figure
 
 
@@ -172,7 +176,7 @@ def wavelets(position: Wavelet) -> Figure:
             axes.plot(np.arange(length) + 1, table[:, column], color=colours[index], linewidth=0.7, label=label)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value - 1:g}"))
-    axes.legend(ncols=2, loc="center right")
+    style.legend(figure, axes, columns=4)
     return figure
 
 
@@ -272,7 +276,7 @@ def _plain_ticks(axes: Any) -> None:
 
 
 def _figure(title: str, x: str, y: str) -> tuple[Figure, Any]:
-    figure, grid = style.panels(height=3.6, width=WIDTH)
+    figure, grid = style.panels(height=3.9, width=WIDTH)
     axes = grid[0, 0]
     style.title(axes, title)
     axes.set_xlabel(x)

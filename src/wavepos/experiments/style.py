@@ -233,6 +233,14 @@ def title(axis: Any, text: str, size: float = 9.0) -> None:
     axis.set_title(text, loc="left", fontsize=size)
 
 
+def legend(figure: Figure, axes: Any, columns: int = 2) -> None:
+    """The legend of a panel's lines below the figure, where it hides none of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        options = {"loc": "outside lower left", "ncols": columns, "frameon": False, "fontsize": 8.5}
+        figure.legend(handles, labels, **options)
+
+
 def number(value: float) -> str:
     """Three significant digits with a proper minus."""
     return f"{value:.3g}".replace("-", "−")
