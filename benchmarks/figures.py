@@ -9,10 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from benchmarks.record import Cell
-from wavepos.experiments.plots import COLOURS, STYLE, svg
-from wavepos.runs import write_text
-
-DASHES = ("solid", "dashed", "dotted")
+from wavepos.experiments.style import panels, save, style_of
 
 
 def write_figures(result: dict[str, Any], path: Path) -> list[Path]:
@@ -25,13 +22,7 @@ def write_figures(result: dict[str, Any], path: Path) -> list[Path]:
         figures["memory"] = _grid(measured, "peak memory, MiB", _mebibytes, result)
     written = []
     for name, figure in figures.items():
-        target = path.with_name(f"{path.stem}_{name}.svg")
-        write_text(target, svg(figure))
-        picture = target.with_suffix(".png")
-        temporary = picture.with_name(f".{picture.name}")
-        figure.savefig(temporary, format="png", dpi=150)
-        temporary.replace(picture)
-        written += [target, picture]
+        written += save(figure, path.parent, f"{path.stem}_{name}")
     return written
 
 
@@ -59,20 +50,18 @@ def skipped_lines(result: dict[str, Any]) -> list[str]:
 
 def _grid(cells: Sequence[Cell], label: str, value: Callable[[Cell], dict[str, float]], result: Any) -> Figure:
     """One panel a kind of call, one line a method, the quartiles shaded."""
-    panels = list(dict.fromkeys(_panel(cell) for cell in cells))
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2 * columns + 2.4, 3.6 * rows + 0.4), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    kinds = list(dict.fromkeys(_panel(cell) for cell in cells))
+    columns = min(2, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure, grid = panels(rows, columns, height=3.0, width=4.2 * columns + 2.0, sharex=True)
     titles = list(dict.fromkeys(cell["title"] for cell in cells))
-    for axes, panel in zip(grid.flat, panels, strict=False):
+    for axes, panel in zip(grid.flat, kinds, strict=False):
         axes.set_title(panel, loc="left", fontsize=11)
-        for index, title in enumerate(titles):
+        for title in titles:
             line = [cell for cell in cells if cell["title"] == title and _panel(cell) == panel]
-            _draw(axes, sorted(line, key=lambda cell: cell["seq_len"]), value, index, title)
+            _draw(axes, sorted(line, key=lambda cell: cell["seq_len"]), value, title)
         _scale(axes, label, cells)
-    for axes in list(grid.flat)[len(panels) :]:
+    for axes in list(grid.flat)[len(kinds) :]:
         axes.set_visible(False)
     handles = {
         text: handle for axes in grid.flat for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -83,15 +72,14 @@ def _grid(cells: Sequence[Cell], label: str, value: Callable[[Cell], dict[str, f
     return figure
 
 
-def _draw(axes: Any, line: list[Cell], value: Callable[[Cell], dict[str, float]], index: int, title: str) -> None:
+def _draw(axes: Any, line: list[Cell], value: Callable[[Cell], dict[str, float]], title: str) -> None:
     if not line:
         return
     x = [cell["seq_len"] for cell in line]
     values = [value(cell) for cell in line]
-    colour = COLOURS[index % len(COLOURS)]
-    style = {"color": colour, "linestyle": DASHES[index // len(COLOURS) % len(DASHES)], "marker": "o", "markersize": 3}
-    axes.plot(x, [v["median"] for v in values], linewidth=1.6, label=title, **style)
-    axes.fill_between(x, [v["lower"] for v in values], [v["upper"] for v in values], color=colour, alpha=0.15)
+    look = style_of(title)
+    axes.plot(x, [v["median"] for v in values], **look.line(linewidth=1.5, label=title))
+    axes.fill_between(x, [v["lower"] for v in values], [v["upper"] for v in values], color=look.colour, alpha=0.15)
 
 
 def _scale(axes: Any, label: str, cells: Sequence[Cell]) -> None:

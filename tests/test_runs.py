@@ -1,15 +1,18 @@
 """Names of runs: readable, the same everywhere, and different for different positions."""
 
+import dataclasses
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from wavepos import runs
-from wavepos.runs import run_name, slug
+from wavepos.runs import fingerprint, opened_record, run_name, slug, stored_config
 from wavepos.training.config import TrainConfig
 from wavepos.training.recipes import recipe
 
@@ -81,3 +84,42 @@ def test_the_command_of_a_module_is_named_as_it_was_typed(tmp_path: Path) -> Non
     for command, words in commands.items():
         done = subprocess.run([sys.executable, *words], env=paths, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == command
+
+
+def test_exact_names_tell_every_config_apart() -> None:
+    given = config("wavelet")
+    others = [dataclasses.replace(given, steps=201), dataclasses.replace(given, learning_rate=1e-5)]
+    assert {run_name(other) for other in others} == {run_name(given)}
+    exact = [run_name(other, exact=True) for other in (given, *others)]
+    assert len(set(exact)) == 3
+    assert all(name.startswith(run_name(given) + "-") for name in exact)
+    assert exact[0].endswith(fingerprint(given)[:8])
+    assert run_name(config({"method": "wavelet", "direction": "past"}), exact=True) == exact[0]
+
+
+@pytest.mark.parametrize("change", [{}, {"steps": 201}, {"position": {"method": "wavelet", "stretch": 2.0}}], ids=str)
+def test_a_directory_is_opened_for_just_the_configs_that_its_record_is_equal_to(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    given, data = config("wavelet"), SimpleNamespace(fingerprint={"train": "1"})
+    record = opened_record(given, tmp_path, data)
+    for aside in ("gradient_clip", "validate_every"):  # as a version without them wrote it
+        del record["config"][aside]
+    del record["config"]["position"]["stretch"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    wanted = dataclasses.replace(given, **change)
+    assert (fingerprint(stored_config(TrainConfig, record)) == fingerprint(wanted)) == (not change)
+    if change:
+        with pytest.raises(ValueError, match=rf"holds a run with another config \({next(iter(change))}: "):
+            opened_record(wanted, tmp_path, data)
+    else:
+        assert opened_record(wanted, tmp_path, data)["config"]["gradient_clip"] == 1.0
+
+
+def test_a_config_of_another_version_is_named(tmp_path: Path) -> None:
+    given, data = config("wavelet"), SimpleNamespace(fingerprint={"train": "1"})
+    record = opened_record(given, tmp_path, data)
+    record["config"]["momentum"] = 0.9
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"the config is not one of this version: .*momentum"):
+        opened_record(given, tmp_path, data)

@@ -6,14 +6,19 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from wavepos.positions import parse_position
+from wavepos.positions.config import TypedConfig
 
 if TYPE_CHECKING:
     from wavepos.data import PreparedData
@@ -29,14 +34,19 @@ LONGEST_NAME = 40
 PACKAGES = ("wavepos", "torch", "triton", "transformers", "accelerate", "tokenizers", "lm_eval", "numpy", "PyWavelets")
 
 
-def run_name(config: "TrainConfig") -> str:
+def run_name(config: "TrainConfig", *, exact: bool = False) -> str:
     """The name of a run's directory: [llama-]SIZE-POSITION-CORPUS-SEED, the same for the same config on any machine.
 
     The position is its method and what it has beyond the defaults: "wavelet", "wavelet-recency", "rotary-theta256";
     what is long or no plain value is told by a hash.
+
+    Args:
+        config: the run.
+        exact: end in the start of the config's fingerprint, so that other configs have other names, as studies need it.
     """
     family = "" if config.model == "baevski-auli" else f"{config.model}-"
-    return f"{family}{config.size}-{position_name(config)}-{slug(config.corpus)}-{config.seed}"
+    name = f"{family}{config.size}-{position_name(config)}-{slug(config.corpus)}-{config.seed}"
+    return f"{name}-{fingerprint(config)[:8]}" if exact else name
 
 
 def position_name(config: "TrainConfig") -> str:
@@ -56,9 +66,50 @@ def position_name(config: "TrainConfig") -> str:
 
 
 def slug(text: str) -> str:
-    """A text as a part of file names: letters and digits stay; the end of a long one becomes a hash."""
-    plain = "".join(character if character.isalnum() else "-" for character in text)
+    """A text as a part of file names: letters, digits and underscores stay; the end of a long one becomes a hash."""
+    plain = re.sub(r"[^\w]+", "-", text).strip("-")
     return plain if len(plain) <= 2 * LONGEST_NAME else f"{plain[:LONGEST_NAME]}-{_short_hash(text)}"
+
+
+def fingerprint(data: Any) -> str:
+    """A hex digest of a config, equal for equal ones. What is at its default does not enter: new fields change nothing.
+
+    Args:
+        data: a dataclass with defaults, such as a `TrainConfig`.
+    """
+    return hashlib.sha256(json.dumps(_distinct(data), sort_keys=True).encode()).hexdigest()
+
+
+def _distinct(data: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their default, dataclasses in them likewise."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(data):
+        value = getattr(data, field.name)
+        if value == field.default:
+            continue
+        if field.name == "position":
+            parsed = parse_position(value)
+            value = {"method": parsed.method, **_distinct(parsed)}
+        elif isinstance(value, TypedConfig):
+            value = {value.tag: value.name(), **_distinct(value)}
+        found[field.name] = value
+    return found
+
+
+def stored_config(kind: type["TrainConfig"], record: Mapping[str, Any]) -> "TrainConfig":
+    """The config in the content of a run.json: a field that it, or its position, lacks is at today's default.
+
+    Args:
+        kind: `TrainConfig`.
+        record: the content.
+
+    Raises:
+        ValueError: it is no config of this version.
+    """
+    try:
+        return kind(**record["config"])
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"the config is not one of this version: {error}") from error
 
 
 def finished_run(run_dir: Path) -> dict[str, Any]:
@@ -81,13 +132,13 @@ def opened_record(config: "TrainConfig", out: Path, data: "PreparedData") -> dic
     """run.json of a run directory, begun if there is none; what a record of an older version lacks is filled in.
 
     Raises:
-        ValueError: the directory holds a run with another config or on other data.
+        ValueError: the directory holds a run with another config (or one of another version) or on other data.
     """
     path = out / RECORD
     record: dict[str, Any] = {"status": "started"}
     if path.exists():
         record = json.loads(path.read_text(encoding="utf-8"))
-        _check_config(config, record["config"], out, same_data=record.get("data") == data.fingerprint)
+        _check_config(config, record, out, same_data=record.get("data") == data.fingerprint)
         _check_data(data, record.get("data"), config.corpus, out)
     completed = record | {"config": json.loads(json.dumps(dataclasses.asdict(config))), "data": data.fingerprint}
     if completed != record:
@@ -95,17 +146,14 @@ def opened_record(config: "TrainConfig", out: Path, data: "PreparedData") -> dic
     return completed
 
 
-def _check_config(config: "TrainConfig", theirs: dict[str, Any], out: Path, same_data: bool) -> None:
-    """A field that the record, or its position, does not have counts as its default; the same data may be moved."""
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    position = dataclasses.replace(config, position=theirs["position"]).position
-    theirs = theirs | {"position": json.loads(json.dumps(position))}
-    ours = json.loads(json.dumps(dataclasses.asdict(config)))
-    for key in sorted({*ours, *theirs} - (set(PLACES) if same_data else set())):
-        there, here = theirs.get(key, defaults.get(key)), ours.get(key)
-        if there != here:
+def _check_config(config: "TrainConfig", record: Mapping[str, Any], out: Path, same_data: bool) -> None:
+    """Refuse another config; the same data may have been moved."""
+    theirs = stored_config(type(config), record)
+    for field in dataclasses.fields(config):
+        there, here = getattr(theirs, field.name), getattr(config, field.name)
+        if there != here and not (same_data and field.name in PLACES):
             raise ValueError(
-                f"{out} holds a run with another config ({key}: {there!r} there, {here!r} here): "
+                f"{out} holds a run with another config ({field.name}: {there!r} there, {here!r} here): "
                 f"choose another directory or delete it"
             )
 

@@ -20,7 +20,8 @@ from wavepos.experiments.attention_figures import (
     windows_by_head,
     windows_by_slope,
 )
-from wavepos.experiments.figures import Reading, attention_figures, draw_figures, last_windows, reading_of_run
+from wavepos.experiments.exhibits import write_exhibit
+from wavepos.experiments.figures import Reading, attention_figures, last_windows, reading_of_run, shown_figures
 from wavepos.experiments.style import BLACK, BLUE, RED, style_of
 from wavepos.models import BaevskiAuliConfig, BaevskiAuliForCausalLM
 
@@ -62,6 +63,17 @@ def test_figures_3_and_8_have_a_column_for_each_method() -> None:
         maps_by_method({"RoPE": planted_map(), "ALiBi": alibi_map(heads=8)})
     with pytest.raises(ValueError, match="at least one"):
         maps_by_method({})
+
+
+def test_more_methods_than_fit_side_by_side_are_wrapped() -> None:
+    maps = {f"Method {number}": planted_map() for number in range(5)}
+    figure = maps_by_method(maps, [0, 3])
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title(loc="left") for axis in shown][:6] == [
+        *(f"Method {number}\nhead 1" for number in range(5)),
+        "Method 0\nhead 4",
+    ]
+    assert len(figure.axes) == 12
 
 
 def test_figure_7_colours_the_tokens_that_are_always_attended_to() -> None:
@@ -172,7 +184,10 @@ def test_figures_of_a_run_are_written_as_png_and_svg(tmp_path: Path) -> None:
     assert "line" in "".join(reading.tokens)
     with pytest.raises(ValueError, match=r"the validation split has [\d,]+ tokens, got start 0 and length 1,000,000"):
         reading_of_run(run, length=1_000_000)
-    written = draw_figures(tmp_path / "out", {"Wavelet": run}, length=50)
+    shown = shown_figures({"Wavelet": run}, ["ALiBi"], length=50)
+    page, text, _, *written = write_exhibit("figures", shown, tmp_path / "out")
+    assert "No trained run of table1 here: ALiBi" in text.read_text()
+    assert page.read_text().count("<figcaption>") == len(shown.figures)
     names = {path.stem for path in written}
     assert names >= {"figure01", "figure02-no-content", "figure02-wavelet", "figure03", "figure07-wavelet", "figure08"}
     assert names >= {"figure04", "figure05", "figure06", "figure09", "figure10", "windows", "windows-no-content"}

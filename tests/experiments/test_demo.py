@@ -11,9 +11,9 @@ import pytest
 from wavepos.experiments import demo as demo_module
 from wavepos.experiments.catalogue import Execution, run_study
 from wavepos.experiments.demo import demo, demo_config, demo_methods
-from wavepos.experiments.folders import run_slug
 from wavepos.experiments.report import read_result, write_report
 from wavepos.experiments.study import StudyOptions
+from wavepos.runs import run_name
 from wavepos.training.config import TrainConfig
 
 
@@ -82,4 +82,4 @@ def test_one_command_line_gives_the_page(
     main()
     assert "Report: runs/demo/report.html" in capsys.readouterr().out
     config = demo_module.demo_config({"method": "alibi"}, corpus, 0)
-    assert (tmp_path / "runs" / "demo" / "runs" / run_slug(config) / "run.json").exists()
+    assert (tmp_path / "runs" / "demo" / "runs" / run_name(config, exact=True) / "run.json").exists()

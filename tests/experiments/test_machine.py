@@ -15,11 +15,12 @@ from filelock import FileLock
 
 from wavepos.data import prepare
 from wavepos.experiments import machine, tasks
-from wavepos.experiments.folders import FAILURE, LOCK, RunFolders, evaluation_path, fingerprint, run_slug
+from wavepos.experiments.folders import FAILURE, LOCK, RunFolders, evaluation_path
 from wavepos.experiments.machine import plan_tasks, run_tasks
 from wavepos.experiments.results import study_result
 from wavepos.experiments.study import Evaluation, Study
 from wavepos.experiments.tasks import task_from_json, without_absent_corpora
+from wavepos.runs import fingerprint, run_name
 from wavepos.training.config import TrainConfig
 from wavepos.training.trainer import train
 
@@ -61,7 +62,7 @@ def state(root: Path) -> dict[str, int]:
 def test_every_run_is_a_directory_with_its_evaluations(finished: tuple[Study, Path]) -> None:
     study, root = finished
     for run in study.runs:
-        folder = root / run_slug(run.config)
+        folder = root / run_name(run.config, exact=True)
         assert json.loads((folder / "run.json").read_text())["status"] == "finished"
         record = json.loads(evaluation_path(folder, run.evaluations[0]).read_text())
         assert len(record["perplexities"]) == 9
@@ -73,7 +74,7 @@ def test_every_run_is_a_directory_with_its_evaluations(finished: tuple[Study, Pa
 def test_bits_per_byte_are_those_of_the_text_that_was_read(finished: tuple[Study, Path], corpus: str) -> None:
     study, root = finished
     record = json.loads(
-        evaluation_path(root / run_slug(study.runs[0].config), study.runs[0].evaluations[0]).read_text()
+        evaluation_path(root / run_name(study.runs[0].config, exact=True), study.runs[0].evaluations[0]).read_text()
     )
     data = prepare(corpus, "bpe:300")
     text = data.tokenizer.decode(data.valid.ids[1:129], skip_special_tokens=True)
@@ -95,7 +96,7 @@ def test_one_more_seed_trains_only_it(small_study: MakeStudy, copied: Path, trai
     before = state(copied)
     study = small_study(seeds=2)
     run_tasks(plan_tasks(study, copied), jobs=1)
-    assert trained == [run_slug(run.config) for run in study.runs if run.config.seed == 1]
+    assert trained == [run_name(run.config, exact=True) for run in study.runs if run.config.seed == 1]
     assert {name: changed for name, changed in state(copied).items() if name in before} == before
 
 
@@ -117,7 +118,7 @@ def test_an_evaluation_added_later_only_evaluates(
     after = state(copied)
     assert {name: after[name] for name in before} == before
     assert len(set(after) - set(before)) == 4
-    folder = copied / run_slug(study.runs[0].config)
+    folder = copied / run_name(study.runs[0].config, exact=True)
     values = [json.loads(evaluation_path(folder, e).read_text())["perplexities"][0]["nats"] for e in (more, read)]
     assert values[0] != values[1], "a model without positions, read with RoPE, gives other losses"
 
@@ -134,7 +135,7 @@ def test_a_run_is_found_by_its_config_whatever_its_directory_is_called(
     finished: tuple[Study, Path], copied: Path, trained: list[str]
 ) -> None:
     study = finished[0]
-    folder = copied / run_slug(study.runs[0].config)
+    folder = copied / run_name(study.runs[0].config, exact=True)
     folder.rename(copied / "made-by-hand")
     record = json.loads((copied / "made-by-hand" / "run.json").read_text())
     del record["config"]["weight_decay"]  # as if an older version had no such field
@@ -151,7 +152,7 @@ def test_the_fingerprint_is_of_what_differs_from_the_defaults(small_config: Make
     assert fingerprint(config) != fingerprint(dataclasses.replace(config, seed=1))
     wavelet = dataclasses.replace(config, position={"method": "wavelet"})
     assert fingerprint(wavelet) == fingerprint(dataclasses.replace(wavelet, position=wavelet.position))
-    assert run_slug(wavelet).startswith("tiny-wavelet-l16-128-seed0-")
+    assert run_name(wavelet, exact=True).startswith(run_name(wavelet) + "-")
 
 
 def test_a_failing_run_is_tried_twice_and_named_and_the_rest_goes_on(
@@ -212,7 +213,7 @@ def test_two_jobs_do_what_one_does_and_a_crash_is_only_its_own(
     for run in study.runs[:2]:
         values = []
         for root in (finished[1], tmp_path / "runs"):
-            path = evaluation_path(root / run_slug(run.config), run.evaluations[0])
+            path = evaluation_path(root / run_name(run.config, exact=True), run.evaluations[0])
             values.append([entry["nats"] for entry in json.loads(path.read_text())["perplexities"]])
         assert values[0] == pytest.approx(values[1], rel=1e-4)
 

@@ -8,10 +8,10 @@ import pytest
 
 from wavepos.experiments import plan
 from wavepos.experiments.catalogue import Execution, run_study
-from wavepos.experiments.folders import run_slug
 from wavepos.experiments.machine import plan_tasks, run_tasks
 from wavepos.experiments.plan import print_study_plan
 from wavepos.experiments.study import Study, StudyOptions
+from wavepos.runs import run_name
 
 MakeStudy = Callable[..., Study]
 
@@ -24,7 +24,7 @@ def test_a_dry_run_names_every_run_and_trains_none(
     print_study_plan(study, plan_tasks(study, tmp_path), tmp_path)
     shown = capsys.readouterr().out
     for run in study.runs:
-        assert run_slug(run.config) in shown
+        assert run_name(run.config, exact=True) in shown
     assert "row 2: alibi" in shown
     assert "4 runs; what is missing takes about" in shown
     assert [path.name for path in tmp_path.iterdir()] == [plan.SPEEDS]

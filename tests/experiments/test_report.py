@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from wavepos.experiments.folders import describe_position
 from wavepos.experiments.machine import plan_tasks, run_tasks
 from wavepos.experiments.report import console_tables, csv_text, markdown, read_result, write_report
 from wavepos.experiments.results import binned, runs_result, study_result
-from wavepos.experiments.study import Study
+from wavepos.experiments.study import Method, Study
 from wavepos.experiments.tables import columns, difference_text, panels, summary, verdict
 
 MakeResult = Callable[..., dict]
@@ -148,8 +147,8 @@ def test_a_report_of_any_run_directories(
     study = small_study(("alibi", "rotary"), seeds=2)
     run_tasks(plan_tasks(study, tmp_path / "runs"), jobs=1)
 
-    def names(seq_len: int) -> dict[str, str]:
-        return {describe_position({"method": "rotary"}): f"RoPE at {seq_len}"}
+    def names(seq_len: int) -> dict[str, Method]:
+        return {f"RoPE at {seq_len}": Method(position={"method": "rotary"})}
 
     result = runs_result([tmp_path / "runs"], None, names)
     assert sorted((o["name"], o["seed"]) for o in result["outcomes"]) == [

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from wavepos.experiments.exhibits import write_exhibit
 from wavepos.experiments.rope_wavelet import dense_timing, facts, haar_figure, matrices_figure, wavelets_figure
-from wavepos.experiments.rope_wavelet_report import write_rope_wavelet
+from wavepos.experiments.rope_wavelet_report import shown_rope_wavelet
 
 
 def test_all_numbers_of_the_sections_come_at_once_as_json() -> None:
@@ -52,11 +53,12 @@ def test_figures_show_ropes_entries_on_the_wavelets() -> None:
 
 
 def test_everything_is_written_with_what_it_means(tmp_path: Path) -> None:
-    written = write_rope_wavelet(tmp_path, d=16)
-    assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir())
-    assert len(written) == 2 + 2 * 3
-    text = (tmp_path / "rope-wavelet.md").read_text()
-    data = json.loads((tmp_path / "rope-wavelet.json").read_text())
-    assert f"Condition number of the triangle: {data['facts']['rope_based']['condition']:.0f}" in text
+    written = write_exhibit("rope-wavelet", shown_rope_wavelet(d=16), tmp_path)
+    assert sorted(written) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert len(written) == 3 + 2 * 3
+    text = (tmp_path / "report.md").read_text()
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert (tmp_path / "report.html").read_text().count("<svg") == 3
+    assert f"Condition number of the triangle: {data['data']['facts']['rope_based']['condition']:.0f}" in text
     assert "8 shifts; the printed list gives 5" in text
     assert data["environment"]["threads"] >= 1

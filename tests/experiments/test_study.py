@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from wavepos.experiments.catalogue import STUDIES, load_study
-from wavepos.experiments.folders import fingerprint
 from wavepos.experiments.methods import fit_scales, table1_methods
 from wavepos.experiments.study import Evaluation, Method, Study, StudyOptions, select_methods
 from wavepos.experiments.table1 import WIKIPEDIA, cpu_config, ladder, table1
+from wavepos.runs import fingerprint
 from wavepos.training.config import TrainConfig
 
 KNOWN = {"RoPE": Method(position={"method": "rotary"}), "Wavelet, fit grid": Method(position={"method": "wavelet"})}

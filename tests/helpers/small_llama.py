@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+import wavepos.analysis.rope_based_wavelet  # noqa: F401 - registers a method that rotates and is not Rotary
 from wavepos.models import WaveposLlamaConfig, WaveposLlamaForCausalLM
 from wavepos.positions import METHODS
 
 RECENCY = {"method": "wavelet", "query_bias": "recency"}
 YARN = {"method": "rotary", "scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}
 DYNAMIC = {"method": "rotary", "scaling": {"rope_type": "dynamic", "factor": 4.0, "max_position_embeddings": 16}}
-POSITIONS = [*METHODS, RECENCY, YARN]
+POSITIONS = [*METHODS, RECENCY, YARN, "rope_wavelet"]
 SIZES = {
     "vocab_size": 97,
     "hidden_size": 64,

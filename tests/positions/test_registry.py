@@ -4,7 +4,6 @@ import doctest
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,13 +69,16 @@ class Step(Position):
         nn.init.constant_(self.height_H, self.config.height)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other modules of this process have registered is not known during a test."""
+    monkeypatch.setattr(registry, "_registered", {})
+
+
 @pytest.fixture
-def step() -> Iterator[type[StepConfig]]:
+def step() -> type[StepConfig]:
     """The method, known during a test."""
-    before = dict(registry._registered)
-    yield register_position(StepConfig)
-    registry._registered.clear()
-    registry._registered.update(before)
+    return register_position(StepConfig)
 
 
 def test_a_registered_method_is_parsed_like_ours(step: type[StepConfig]) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from wavepos.analysis.rope_as_wavelet import angles
-from wavepos.positions import Position, Rotary, ScoreTerms
+from wavepos.positions import Position, PositionConfig, Rotary, ScoreTerms, register_position
 
 
 def dense_matrix(m: float, d: int, theta: float = 1e4, *, as_printed: bool = False) -> Tensor:
@@ -106,8 +106,9 @@ def dense_cost(d: int, num_positions: int) -> DenseCost:
     return DenseCost(entries=2 * n * (n + 1), rope_entries=4 * n, bytes=4 * d * d * num_positions)
 
 
+@register_position
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RopeBasedWaveletConfig:
+class RopeBasedWaveletConfig(PositionConfig):
     """Attributes:
     theta: base of the frequencies θ^(−2i/D).
     scaled: divide q and k so that scores of random q, k are as large as without a position (`RopeBasedWavelet`).
@@ -117,11 +118,7 @@ class RopeBasedWaveletConfig:
     theta: float = 10000.0
     scaled: bool = True
 
-    def __post_init__(self) -> None:
-        self.check()
-
     def check(self) -> None:
-        """Raise ValueError where a value is out of its range."""
         if not self.theta > 1.0:
             raise ValueError(f"theta must be more than 1, got {self.theta!r}")
 
@@ -154,7 +151,6 @@ class RopeBasedWavelet(Position):
     shared_by_layers = True
     needs_table = False
     rotates = True
-    follows_length = False
 
     def __init__(self, head_dim: int, theta: float = 10000.0, *, scaled: bool = True) -> None:
         super().__init__()

@@ -24,11 +24,11 @@ class Report(Command):
 
     def run(self) -> None:
         """Write the report and print its tables."""
-        from wavepos.experiments.methods import names_by_description
+        from wavepos.experiments.methods import table1_methods
         from wavepos.experiments.report import console_tables, write_report
         from wavepos.experiments.results import runs_result
 
-        result = runs_result(self.runs, self.baseline, names_by_description)
+        result = runs_result(self.runs, self.baseline, table1_methods)
         written = write_report(result, self.out)
         for table in console_tables(result):
             console.print(table)

@@ -42,6 +42,10 @@ class Study(Command):
     parallel)."""
     dry_run: bool = False
     """Show all runs with parameters, tokens, time on this machine and memory; train nothing."""
+    evaluate_only: bool = False
+    """Measure what is trained and report it; train nothing."""
+    save_result: bool = False
+    """Copy the report's JSON to results/NAME[-SIZE].json, where `study list` finds it."""
 
     def run(self) -> None:
         """Do what is missing of the study, and report."""
@@ -60,5 +64,7 @@ class Study(Command):
             slurm=self.slurm,
             dry_run=self.dry_run,
             imports=self.imported,
+            evaluate_only=self.evaluate_only,
+            save_result=self.save_result,
         )
         run_study(self.name, options, execution)

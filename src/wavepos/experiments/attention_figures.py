@@ -26,6 +26,8 @@ LINE_HEIGHT, TEXT_SIZE, ADVANCE = 0.165, 8.8, 0.60205
 """Of Fig. 7's text: inches, points, and the width of a character of DejaVu Sans Mono in units of its size."""
 HEADS_WITH_TEXT = (0, 1, 3)
 """Heads of Fig. 7: the paper's first, second and fourth."""
+MOST_COLUMNS = 3
+"""Maps side by side; more would be too small to see."""
 
 
 def maps_by_head(found: AttentionMap, name: str) -> Figure:
@@ -44,7 +46,7 @@ def maps_by_head(found: AttentionMap, name: str) -> Figure:
 
 
 def maps_by_method(maps: Mapping[str, AttentionMap], heads: Sequence[int] | None = None) -> Figure:
-    """Fig. 3 (one head) and 8 (the others): a column for each method, a row for each head.
+    """Fig. 3 (one head) and 8 (the others): a column for each method, a row for each head; more than three are wrapped.
 
     Args:
         maps: by method, of equally many heads and of one length.
@@ -57,12 +59,19 @@ def maps_by_method(maps: Mapping[str, AttentionMap], heads: Sequence[int] | None
         raise ValueError("maps must be of one length, threshold and number of heads, and at least one")
     first = next(iter(maps.values()))
     heads = range(first.image_HPP.shape[0]) if heads is None else heads
-    figure, axes = panels(len(heads), len(maps), height=WIDTH / len(maps) * 0.98 + 0.12)
+    columns = min(len(maps), MOST_COLUMNS)
+    rows_each = -(-len(maps) // columns)
+    separator = ", " if columns <= 2 else "\n"
+    figure, axes = panels(len(heads) * rows_each, columns, height=WIDTH / columns * 0.98 + 0.12)
+    for axis in axes.flat:
+        axis.set_visible(False)
     for row, head in enumerate(heads):
-        for column, (name, found) in enumerate(maps.items()):
-            ticks = (0, found.length) if len(maps) > 2 else None
-            _draw_map(axes[row, column], found, head, len(maps), ticks)
-            title(axes[row, column], f"{name}, head {head + 1}", size=8.5)
+        for index, (name, found) in enumerate(maps.items()):
+            axis = axes[row * rows_each + index // columns, index % columns]
+            axis.set_visible(True)
+            ticks = (0, found.length) if columns > 2 else None
+            _draw_map(axis, found, head, columns, ticks)
+            title(axis, f"{name}{separator}head {head + 1}", size=8.5)
     _label(figure, first)
     return figure
 

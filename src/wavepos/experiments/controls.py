@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, final, get_args
 import torch
 from torch import Tensor, nn
 
-from wavepos.experiments.methods import at_hand, fit_scales
+from wavepos.experiments.methods import fit_scales
 from wavepos.experiments.study import Method, Study, StudyOptions, select_methods, with_baseline
 from wavepos.experiments.table1 import cpu_grid
 from wavepos.positions import Position, PositionConfig, ScoreTerms, Wavelet, register_position
@@ -26,6 +26,7 @@ BUMPS, BUMP_WIDTH = 3, 0.7
 """Of the random smooth functions: how many bumps they are made of, and their width in units of the scale."""
 
 
+@register_position
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedSlopesConfig(PositionConfig):
     """ALiBi whose slopes are learned; nothing to set."""
@@ -64,6 +65,7 @@ class LearnedSlopes(Position):
                 self.log_slopes_H.copy_(torch.tensor(alibi_slopes(self.log_slopes_H.shape[0])).log())
 
 
+@register_position
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveletBiasConfig(PositionConfig):
     """Attributes:
@@ -107,6 +109,7 @@ class WaveletBias(Position):
         self.wavelet.reset_parameters()
 
 
+@register_position
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedLowRankConfig(PositionConfig):
     """Attributes:
@@ -174,6 +177,7 @@ class LearnedLowRank(Position):
             self.basis_KD[:kept] = (root[:, None] * basis[:kept]).float()
 
 
+@register_position
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomSmoothConfig(PositionConfig):
     """Attributes:
@@ -240,22 +244,9 @@ def smooth_table(head_dim: int, scales: tuple[float, ...], length: int, draw: in
     return torch.cat(columns, dim=1).to(torch.float32)
 
 
-CONTROLS: tuple[type[PositionConfig], ...] = (
-    LearnedSlopesConfig,
-    WaveletBiasConfig,
-    LearnedLowRankConfig,
-    RandomSmoothConfig,
-)
-"""Configs of the controls' positions, to be registered."""
 BAND, RANK = 291, 20
 """Displacements with |p| above 1e-3, and rank at 1e-3 of the largest singular value, of the fit grid's wavelets at
 L_train = 256 and heads of 64 (a test computes both)."""
-
-
-def register() -> None:
-    """Make the controls' methods known to the library."""
-    for config in CONTROLS:
-        register_position(config)
 
 
 def control_methods(seq_len: int) -> dict[str, Method]:
@@ -281,15 +272,12 @@ def control_methods(seq_len: int) -> dict[str, Method]:
 def controls(options: StudyOptions) -> Study:
     """What is the gain: wavelets, or any smooth table of their band and rank, or a recency bias?"""
     options.size_among("controls", ("cpu",))
-    register()
-    known, notes = at_hand(control_methods(256))
-    methods = select_methods(options.methods, known)
+    methods = select_methods(options.methods, control_methods(256))
     return Study(
         name="controls",
         title="Controls: what the wavelets' gain is",
         runs=cpu_grid(methods, options),
         baseline=with_baseline("Wavelet, fit grid", methods),
         needs="as table1 --size cpu",
-        notes=notes,
         imports=(__name__,),
     )

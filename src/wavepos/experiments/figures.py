@@ -19,6 +19,7 @@ from wavepos.analysis.attention_maps import (
 )
 from wavepos.analysis.model_attention import attention_inputs
 from wavepos.analysis.receptive_field import RowWindows, content_free_alibi, row_windows
+from wavepos.console import Update
 from wavepos.data import prepare_split
 from wavepos.experiments.attention_figures import (
     PIXELS,
@@ -30,7 +31,8 @@ from wavepos.experiments.attention_figures import (
     windows_by_head,
     windows_by_slope,
 )
-from wavepos.experiments.style import save
+from wavepos.experiments.exhibits import Shown, missing_lines, trained_runs
+from wavepos.experiments.study import StudyOptions
 from wavepos.experiments.wavelet_figures import (
     compared_wavelets,
     discrete_wavelets,
@@ -38,8 +40,10 @@ from wavepos.experiments.wavelet_figures import (
     wavelets_of_a_head,
 )
 from wavepos.models.loading import load_model
-from wavepos.runs import finished_run
+from wavepos.runs import finished_run, slug
 
+ATTENTION_METHODS = ("RoPE", "Transformer-XL", "ALiBi", "Wavelet", "Wavelet, recency start")
+"""Whose attention is drawn."""
 LENGTH = 1012
 """Tokens read whole in Fig. 2, 3, 7 and 8."""
 LAST_ROWS = 64
@@ -69,7 +73,7 @@ def reading_of_run(run_dir: Path, length: int = LENGTH, start: int = 0) -> Readi
     """
     config = finished_run(run_dir)["config"]
     tokenizer: Any = AutoTokenizer.from_pretrained(run_dir / "model")
-    ids = prepare_split(config["corpus"], "valid", tokenizer).ids
+    ids = prepare_split(config["corpus"], "valid", tokenizer, max_tokens=max(3, start + length), ended=False).ids
     if start < 0 or length < 1 or start + length > len(ids):
         raise ValueError(f"the validation split has {len(ids):,} tokens, got start {start:,} and length {length:,}")
     chosen = torch.tensor(ids[start : start + length].tolist())
@@ -121,11 +125,11 @@ def attention_figures(readings: Mapping[str, Reading], layer: int = -1, head: in
         maps[name] = attention_picture(inputs, THRESHOLD, pixels=PIXELS)
         windows[name] = last_windows(inputs)
         if isinstance(inputs.position, ALiBi):
-            found[f"windows-{_slug(name)}"] = windows_by_slope({name: windows[name]}, inputs.num_heads)
-        found[f"figure02-{_slug(name)}"] = maps_by_head(maps[name], name)
+            found[f"windows-{slug(name.lower())}"] = windows_by_slope({name: windows[name]}, inputs.num_heads)
+        found[f"figure02-{slug(name.lower())}"] = maps_by_head(maps[name], name)
         of_text = attention_picture(inputs, TEXT_THRESHOLD, pixels=PIXELS)
         attended = attended_tokens(of_text, list(reading.tokens))
-        found[f"figure07-{_slug(name)}"] = maps_with_text(of_text, reading.tokens, attended)
+        found[f"figure07-{slug(name.lower())}"] = maps_with_text(of_text, reading.tokens, attended)
     heads = len(next(iter(windows.values())).keys_H)
     chosen = min(head, heads) - 1
     found["figure03"] = maps_by_method(maps, [chosen])
@@ -141,23 +145,47 @@ def last_windows(inputs: AttentionInputs, threshold: float = THRESHOLD, rows: in
     return row_windows(inputs.rows(first, inputs.length), threshold, first_row=first)
 
 
-def draw_figures(out: Path, runs: Mapping[str, Path], layer: int = -1, length: int = LENGTH) -> list[Path]:
-    """Write the figures as PNG and SVG into a folder; those of attention where runs are given.
+def figures(options: StudyOptions, root: Path, update: Update) -> Shown:
+    """Figures 1 to 10: the wavelets, and attention maps and windows of the models that table1 has trained."""
+    return shown_figures(*trained_runs(options, root, ATTENTION_METHODS))
+
+
+def shown_figures(runs: Mapping[str, Path], missing: Sequence[str] = (), length: int = LENGTH) -> Shown:
+    """The figures; those of attention where runs are given.
 
     Args:
-        out: the folder.
         runs: finished runs by method.
-        layer: whose attention is drawn, from 0; negative numbers count from the last.
+        missing: methods without one.
         length: tokens read whole.
-
-    Returns:
-        The paths written.
     """
-    figures = {**wavelet_figures(), **content_free_figures()}
+    drawn = {**wavelet_figures(), **content_free_figures()}
     if runs:
-        figures |= attention_figures({name: reading_of_run(run, length) for name, run in runs.items()}, layer)
-    return [path for name, figure in figures.items() for path in save(figure, out, name)]
+        drawn |= attention_figures({name: reading_of_run(run, length) for name, run in runs.items()})
+    return Shown(
+        title="The paper's figures",
+        lines=[f"Attention is that of the last layer, reading {length:,} tokens whole.", *missing_lines(missing)],
+        figures={name: (figure, caption_of(name)) for name, figure in drawn.items()},
+        data={"runs": {name: run.name for name, run in runs.items()}},
+    )
 
 
-def _slug(name: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+CAPTIONS: Mapping[str, str] = {
+    "figure01": "Fig. 1. The wavelets of a head.",
+    "figure02": "Fig. 2. Which keys every head attends to (black: weight of at least 0.001).",
+    "figure03": "Fig. 3. One head of each method.",
+    "figure04": "Fig. 4. Ricker wavelets of the first scales.",
+    "figure05": "Fig. 5. Ricker wavelets of the other scales.",
+    "figure06": "Fig. 6. Wavelets with a formula.",
+    "figure07": "Fig. 7. Which tokens are attended to (weight of at least 0.01): red in all heads, blue in some.",
+    "figure08": "Fig. 8. The other heads of each method.",
+    "figure09": "Fig. 9. Sampled wavelets.",
+    "figure10": "Fig. 10. More sampled wavelets.",
+    "windows": "How many keys a query of the last rows attends to, and how far back.",
+}
+"""By the beginning of a figure's name."""
+
+
+def caption_of(name: str) -> str:
+    """The caption of a figure: the number in its name, and what comes after it."""
+    start, _, rest = name.partition("-")
+    return CAPTIONS[start] + (f" Here: {rest.replace('-', ' ')}." if rest else "")

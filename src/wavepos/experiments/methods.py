@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from wavepos.experiments.folders import describe_position
+import wavepos.analysis.rope_based_wavelet  # noqa: F401 - registers its method
 from wavepos.experiments.study import Method
-from wavepos.positions import parse_position
 
 FIRST_SEEDS = 3
 """Seeds of the methods that the comparison is about; the others get one."""
 PAPER_FITS = 512
 """The trained length that the paper's scales 2⁰ … 2⁷ fit: there the fit grid is no other."""
+
+
+REGISTERED_BY = ("wavepos.analysis.rope_based_wavelet",)
+"""Modules that register methods of the table, for `Study.imports`."""
 
 
 def fit_scales(seq_len: int) -> tuple[float, ...]:
@@ -53,23 +56,3 @@ def table1_methods(seq_len: int) -> dict[str, Method]:
         ),
         **{name: Method(position=position) for name, position in second.items()},
     }
-
-
-def at_hand(methods: dict[str, Method]) -> tuple[dict[str, Method], tuple[str, ...]]:
-    """The methods that this version of the library knows, and a sentence about each that it does not."""
-    known: dict[str, Method] = {}
-    notes = []
-    for name, method in methods.items():
-        try:
-            parse_position(method.position)
-        except ValueError as error:
-            notes.append(f"{name} is left out: {error}.")
-        else:
-            known[name] = method
-    return known, tuple(notes)
-
-
-def names_by_description(seq_len: int) -> dict[str, str]:
-    """`describe_position` of a method to its name in tables, for run directories that say no name."""
-    known, _ = at_hand(table1_methods(seq_len))
-    return {describe_position(m.position): name for name, m in reversed(known.items()) if m.read_with is None}

@@ -1,8 +1,10 @@
 """The report as one self-contained HTML page that a phone can read."""
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from markdown_it import MarkdownIt
 
 from wavepos.experiments.tables import (
     BLOCKS,
@@ -53,9 +55,7 @@ dd {{ margin: 0; overflow-wrap: anywhere; }}
 </head>
 <body>
 <h1>{title}</h1>
-<p>{introduction}</p>
-{remarks}
-{panels}
+{parts}
 <h2>How it was made</h2>
 <dl>{facts}</dl>
 </body>
@@ -63,21 +63,59 @@ dd {{ margin: 0; overflow-wrap: anywhere; }}
 """
 
 
-def html_page(result: dict[str, Any], figures: Mapping[str, tuple[str, str]]) -> str:
-    """The page.
+def html_page(
+    result: dict[str, Any],
+    figures: Mapping[str, tuple[str, str]],
+    comparison: Callable[[dict[str, Any], Panel], Sequence[str]],
+) -> str:
+    """The page of a result.
 
     Args:
         result: as `study_result` and `runs_result` give it.
         figures: name to SVG element and caption; a name begins with its panel's number.
+        comparison: Markdown lines that stand below the tables of a panel.
     """
     found = panels(result)
+    parts = [f"<p>{html.escape(_introduction(result, found))}</p>", _remarks(result)]
+    for number, panel in enumerate(found):
+        parts += [_panel(result, number, panel, figures), markdown_html(comparison(result, panel))]
+    return document(result["title"], parts, _facts(result))
+
+
+def document(title: str, parts: Sequence[str], facts: Mapping[str, str]) -> str:
+    """A self-contained page.
+
+    Args:
+        title: its heading.
+        parts: HTML.
+        facts: of how it was made.
+    """
     return PAGE.format(
-        title=html.escape(result["title"]),
-        introduction=html.escape(_introduction(result, found)),
-        remarks=_remarks(result),
-        panels="\n".join(_panel(result, number, panel, figures) for number, panel in enumerate(found)),
-        facts="".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in _facts(result).items()),
+        title=html.escape(title),
+        parts="\n".join(parts),
+        facts="".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items()),
     )
+
+
+def markdown_html(lines: Sequence[str]) -> str:
+    """Markdown as HTML, its tables in boxes that scroll; HTML in it is shown as text."""
+    text: str = MarkdownIt("commonmark", {"html": False}).enable("table").render("\n".join(lines))
+    return text.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+
+
+def figure_html(svg: str, caption: str) -> str:
+    """An SVG element with its caption."""
+    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def made_by(made: Mapping[str, Any]) -> dict[str, str]:
+    """Command, hardware and versions of an `environment()`, as a page shows them."""
+    return {
+        "command": made["command"],
+        "commit": str(made["commit"]),
+        "hardware": _hardware(made),
+        "versions": ", ".join([f"python {made['python']}", *(f"{k} {v}" for k, v in made["packages"].items())]),
+    }
 
 
 def _introduction(result: dict[str, Any], found: list[Panel]) -> str:
@@ -120,11 +158,7 @@ def _panel(result: dict[str, Any], number: int, panel: Panel, figures: Mapping[s
 
 
 def _drawn(figures: Mapping[str, tuple[str, str]], start: str) -> list[str]:
-    return [
-        f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for name, (svg, caption) in figures.items()
-        if name.startswith(start)
-    ]
+    return [figure_html(svg, caption) for name, (svg, caption) in figures.items() if name.startswith(start)]
 
 
 def _verdicts(panel: Panel, text: str, baseline: str) -> Iterator[str]:
@@ -199,7 +233,7 @@ def _summary(panel: Panel) -> str:
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:
-    made = result["environment"]
+    made = made_by(result["environment"])
     first = result["outcomes"][0]
     trained = {outcome["folder"]: outcome for outcome in result["outcomes"]}
     machines = sorted({_hardware(outcome["environment"]) for outcome in trained.values()})
@@ -208,11 +242,11 @@ def _facts(result: dict[str, Any]) -> dict[str, str]:
         "command": made["command"],
         "commits of the runs": ", ".join(commits),
         "hardware": "; ".join(machines),
-        "versions": ", ".join([f"python {made['python']}", *(f"{k} {v}" for k, v in made["packages"].items())]),
+        "versions": made["versions"],
         "training time": f"{sum(o['train_seconds'] for o in trained.values()):,.0f} s for {len(trained)} models",
         "tokenizer": first["config"]["tokenizer"],
     }
 
 
-def _hardware(made: dict[str, Any]) -> str:
+def _hardware(made: Mapping[str, Any]) -> str:
     return str(made["gpu"] or f"{made['cpu']}, {made['threads']} threads")

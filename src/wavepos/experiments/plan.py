@@ -10,11 +10,11 @@ import torch
 from rich.table import Table
 
 from wavepos.console import console, progress
-from wavepos.experiments.folders import is_finished, short_count, slug
+from wavepos.experiments.folders import is_finished, short_count
 from wavepos.experiments.study import Evaluation, Study
 from wavepos.experiments.tasks import Task
 from wavepos.positions import parse_position
-from wavepos.runs import environment, write_json
+from wavepos.runs import RECORD, environment, slug, write_json
 from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig, uses_bf16
 from wavepos.training.memory import memory_plan, planned_vocabulary
@@ -139,4 +139,4 @@ def _state(task: Task) -> str:
         return "done"
     if is_finished(task.folder):
         return f"{len(task.missing)} to measure"
-    return "begun" if (task.folder / "run.json").exists() else "new"
+    return "begun" if (task.folder / RECORD).exists() else "new"

@@ -1,6 +1,5 @@
-"""Plots of a report, as matplotlib figures and as SVG text."""
+"""Plots of a report, as matplotlib figures."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,21 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from wavepos import Wavelet
+from wavepos.experiments import style
+from wavepos.experiments.style import GUIDE, style_of
 from wavepos.experiments.tables import Panel, columns, kinds_of, panels, short_text, text_of, unit_of
 from wavepos.positions import build_position, parse_position
 
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e5e5e5",
-    "font.size": 11.0,
-    "svg.hashsalt": "wavepos",
-    "svg.fonttype": "path",
-}
-COLOURS = ("#7f7f7f", "#d55e00", "#009e73", "#0072b2", "#cc79a7", "#000000", "#e69f00", "#56b4e9")
-DASHES = ("solid", "dashed", "dotted", "dashdot")
-MARKERS = ("o", "s", "^", "D")
+WIDTH = 4.4
+"""Of a figure of the report, in inches: text of 9 points is as large on a phone of 390 pixels."""
 MOST_LINES = 7
 """In one figure; more methods are parted into several, with the baseline in each."""
 
@@ -64,16 +55,7 @@ CAPTIONS = {
     "early part of the sequence does not flatter long ones.",
 }
 PLACE_CAPTION = "Loss by place in the longest sequences: what comes after the dotted line was never trained."
-BUDGET_CAPTION = "Perplexity at the trained length (left) and at the longest (right) against the tokens trained on."
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an SVG element, the same text for the same figure."""
-    buffer = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+BUDGET_CAPTION = "Perplexity at the trained length (above) and at the longest (below) against the tokens trained on."
 
 
 def perplexity_against_length(
@@ -94,22 +76,22 @@ def perplexity_against_length(
         lengths, values = _finite(found, name)
         if not lengths:
             continue
-        axes.plot(lengths, [np.mean(v) for v in values], **_line(panel, name, name, marked=True))
+        axes.plot(lengths, [np.mean(v) for v in values], **_line(name, marked=True))
         if band is None and max(map(len, values)) > 1:
             low, high = [min(v) for v in values], [max(v) for v in values]
-            axes.fill_between(lengths, low, high, color=_colour(panel, name), alpha=0.15, linewidth=0)
+            axes.fill_between(lengths, low, high, color=style_of(name).colour, alpha=0.15, linewidth=0)
     if band is not None:
         for name in names:
             lengths, values = _finite(columns(band, text, kind), name)
             low, high = [min(v) for v in values], [max(v) for v in values]
-            axes.fill_between(lengths, low, high, color=_colour(panel, name), alpha=0.25, linewidth=0)
+            axes.fill_between(lengths, low, high, color=style_of(name).colour, alpha=0.25, linewidth=0)
     _trained_length(axes, panel.seq_len)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks([column.length for column in found], [str(column.length) for column in found])
     axes.minorticks_off()
     _plain_ticks(axes)
-    axes.legend(fontsize=9, frameon=False)
+    style.legend(figure, axes)
     return figure
 
 
@@ -122,11 +104,11 @@ def loss_by_position(panel: Panel, text: str, names: Sequence[str]) -> Figure:
         if of_seeds:
             places = [(start + stop) / 2 for start, stop, _ in of_seeds[0]]
             means = np.array([[mean for _, _, mean in bins] for bins in of_seeds]).mean(axis=0)
-            axes.plot(places, means, **_line(panel, name, name))
+            axes.plot(places, means, **_line(name))
     _trained_length(axes, panel.seq_len)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.legend(fontsize=9, frameon=False)
+    style.legend(figure, axes)
     return figure
 
 
@@ -134,27 +116,29 @@ def learning_curves(panel: Panel, names: Sequence[str]) -> Figure:
     """Training loss against tokens seen, the first seed of each method."""
     figure, axes = _figure("Learning curves", "million tokens seen", "training loss, nats a token")
     shown: list[float] = []
+    drawn: set[str] = set()
     for name in names:
         outcome = next(outcome for outcome in panel.outcomes if outcome["name"] == name)
+        if outcome["folder"] in drawn:  # the same run, read with another position
+            continue
+        drawn.add(outcome["folder"])
         steps, losses = zip(*outcome["losses"], strict=True)
         tokens = np.array(steps) * outcome["train_tokens"] / steps[-1] / 1e6
-        axes.plot(tokens, losses, **{**_line(panel, name, name), "linewidth": 1.2})
+        axes.plot(tokens, losses, **_line(name, linewidth=1.2))
         shown += [loss for step, loss in outcome["losses"] if 10 * step > steps[-1]]
         if valid := outcome.get("valid_losses"):
             at = [step * outcome["train_tokens"] / steps[-1] / 1e6 for step, _ in valid]
-            axes.plot(at, [loss for _, loss in valid], "x", color=_colour(panel, name), markersize=4)
+            axes.plot(at, [loss for _, loss in valid], "x", color=style_of(name).colour, markersize=4)
     axes.set_ylim(top=max(shown) * 1.05)
-    axes.legend(fontsize=9, frameon=False)
+    style.legend(figure, axes)
     return figure
 
 
 def perplexity_against_budget(parts: Sequence[Panel], baseline: str) -> Figure:
     """Perplexity on the first text at L_train and at the longest length against the tokens of training."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 4.2), layout="constrained")
-        axes = figure.subplots(1, 2)
+    figure, axes = style.panels(2, 1, height=2.6, width=WIDTH)
     text, last = parts[0].texts[0], parts[-1]
-    for axis, index in zip(axes, (0, -1), strict=True):
+    for axis, index in zip(axes[:, 0], (0, -1), strict=True):
         for name in last.names:
             points = []
             for panel in parts:
@@ -163,18 +147,18 @@ def perplexity_against_budget(parts: Sequence[Panel], baseline: str) -> Figure:
                     value = float(np.mean(list(found[index].shown[name].values())))
                     points.append((panel.outcomes[0]["train_tokens"] / 1e6, value))
             label = name if index == 0 else None
-            axis.plot(*zip(*points, strict=True), **_line(last, name, label, marked=True))
+            axis.plot(*zip(*points, strict=True), **_line(name, marked=True, label=label))
         read = [column.length for column in columns(last, text, "whole") if column.length >= last.seq_len]
-        axis.set_title(f"{read[index]:,} tokens read", loc="left", fontsize=11)
-        axis.set_xlabel("million tokens trained on")
+        style.title(axis, f"{read[index]:,} tokens read")
+        axis.set_ylabel(f"perplexity {unit_of(text)}")
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.minorticks_off()
         ticks = [panel.outcomes[0]["train_tokens"] / 1e6 for panel in parts]
         axis.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
         _plain_ticks(axis)
-    axes[0].set_ylabel(f"perplexity {unit_of(text)}")
-    axes[0].legend(fontsize=9, frameon=False)
+    axes[1, 0].set_xlabel("million tokens trained on")
+    style.legend(figure, axes[0, 0])
     return figure
 
 
@@ -192,7 +176,7 @@ def wavelets(position: Wavelet) -> Figure:
             axes.plot(np.arange(length) + 1, table[:, column], color=colours[index], linewidth=0.7, label=label)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value - 1:g}"))
-    axes.legend(fontsize=9, ncols=2, loc="center right")
+    style.legend(figure, axes, columns=4)
     return figure
 
 
@@ -275,15 +259,14 @@ def _finite(found: Sequence[Any], name: str) -> tuple[list[int], list[list[float
 
 
 def _trained_length(axes: Any, seq_len: int) -> None:
-    axes.axvline(seq_len, color="#999999", linestyle="dotted", linewidth=1.0)
+    axes.axvline(seq_len, color=GUIDE, linestyle="dotted", linewidth=1.0)
     axes.annotate(
         "trained length",
         (seq_len, 0.02),
         xycoords=("data", "axes fraction"),
         xytext=(3, 0),
         textcoords="offset points",
-        fontsize=9,
-        color="#666666",
+        color=GUIDE,
     )
 
 
@@ -293,21 +276,15 @@ def _plain_ticks(axes: Any) -> None:
 
 
 def _figure(title: str, x: str, y: str) -> tuple[Figure, Any]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.0, 4.2), layout="constrained")
-        axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=11)
+    figure, grid = style.panels(height=3.9, width=WIDTH)
+    axes = grid[0, 0]
+    style.title(axes, title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
 
 
-def _colour(panel: Panel, name: str) -> str:
-    return COLOURS[panel.names.index(name) % len(COLOURS)] if name in panel.names else "#bbbbbb"
-
-
-def _line(panel: Panel, name: str, label: str | None, marked: bool = False) -> dict[str, Any]:
-    """One look per method in all figures of a panel: colours first, then dashes and markers."""
-    turn = panel.names.index(name) // len(COLOURS) % len(DASHES)
-    look = {"color": _colour(panel, name), "linestyle": DASHES[turn], "linewidth": 1.8, "label": label}
-    return {**look, "marker": MARKERS[turn], "markersize": 5} if marked else look
+def _line(name: str, marked: bool = False, **more: Any) -> dict[str, Any]:
+    """Keywords of a method's line, labelled by its name; without markers where points stand close."""
+    keywords = style_of(name).line(linewidth=1.5, label=name)
+    return {**keywords, **({} if marked else {"marker": None}), **more}

@@ -10,7 +10,8 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from wavepos.experiments import plots
+from wavepos.experiments import plots, style
+from wavepos.experiments.beside import beside_paper, facts_table
 from wavepos.experiments.page import html_page
 from wavepos.experiments.tables import (
     BLOCKS,
@@ -47,19 +48,14 @@ def write_report(result: dict[str, Any], out: Path, reference: dict[str, Any] | 
         failed = "; ".join(f"{failure['run']}: {failure['error']}" for failure in result["failures"])
         raise ValueError(f"no run is finished, so there is nothing to report{f' ({failed})' if failed else ''}")
     figures = plots.figures(result, reference)
-    folder = out / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, (figure, _) in figures.items():
-        write_text(folder / f"{name}.svg", plots.svg(figure))
-        temporary = folder / f".{name}.png"
-        figure.savefig(temporary, format="png", dpi=150)
-        temporary.replace(folder / f"{name}.png")
-        written += [folder / f"{name}.svg", folder / f"{name}.png"]
+    written = [path for name, (figure, _) in figures.items() for path in style.save(figure, out / "plots", name)]
     write_json(out / RESULT, result)
     write_text(out / CSV, csv_text(result))
     write_text(out / TABLE, markdown(result))
-    write_text(out / PAGE, html_page(result, {name: (plots.svg(f), text) for name, (f, text) in figures.items()}))
+    write_text(
+        out / PAGE,
+        html_page(result, {name: (style.svg(f), text) for name, (f, text) in figures.items()}, comparison_lines),
+    )
     return [out / PAGE, out / TABLE, out / RESULT, out / CSV, *written]
 
 
@@ -89,11 +85,21 @@ def markdown(result: dict[str, Any]) -> str:
             lines += [*_markdown_table(panel, text), ""]
             lines += [f"Difference to {result['baseline']}, nats a token (below zero: better)", ""]
             lines += [*_markdown_differences(panel, text, result["baseline"]), ""]
-        lines += [*_markdown_summary(panel), ""]
+        lines += [*_markdown_summary(panel), "", *comparison_lines(result, panel), ""]
     lines += [f"- Failed: {failure['run']}: {failure['error']}" for failure in result["failures"]]
     lines += [f"- Not finished: {run}" for run in result["unfinished"]]
     lines += [f"- {note}" for note in result["notes"]]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def comparison_lines(result: dict[str, Any], panel: Panel) -> list[str]:
+    """Markdown: our numbers beside the paper's, and facts of the rows, where the study has them."""
+    if not panel.texts:
+        return []
+    lines = list(facts_table(panel, result.get("facts", {})))
+    if result.get("published"):
+        lines += ["", *beside_paper(panel, result["published"])]
+    return lines
 
 
 def console_tables(result: dict[str, Any]) -> Iterator[Table]:

@@ -1,7 +1,7 @@
 """What the runs of a study, or any run directories, gave: one JSON object that reports are made of."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from typing import Any
 from wavepos.experiments.folders import (
     EVALUATIONS,
     RunFolders,
-    describe_position,
+    config_in,
     evaluation_path,
     is_finished,
-    stored_config,
 )
-from wavepos.experiments.study import Study, comparable
-from wavepos.runs import environment, finished_run
+from wavepos.experiments.study import Method, Study, comparable
+from wavepos.positions import parse_position
+from wavepos.runs import RECORD, environment, finished_run, position_name
 from wavepos.training.config import TrainConfig
 
 FORMAT = 1
@@ -53,20 +53,21 @@ def study_result(study: Study, root: Path, failures: Sequence[tuple[str, str]] =
         "unfinished": unfinished,
         "failures": [{"run": title, "error": error} for title, error in failures],
         "notes": list(study.notes),
+        "published": study.published,
+        "facts": {name: dict(facts) for name, facts in study.facts.items()},
         "environment": environment(),
     }
 
 
 def runs_result(
-    directories: Sequence[Path], baseline: str | None, names: Callable[[int], dict[str, str]]
+    directories: Sequence[Path], baseline: str | None, methods: Callable[[int], Mapping[str, Method]]
 ) -> dict[str, Any]:
     """The result of any finished run directories, with all evaluations that a study has left in them.
 
     Args:
         directories: of runs; a folder of run directories stands for all in it.
         baseline: name of a method, or None: RoPE where it is among them, else the first.
-        names: for a trained length, `describe_position` of methods to their names in tables; others go by that
-            description.
+        methods: for a trained length, the methods that have a name in tables; others go by `position_name`.
 
     Raises:
         FileNotFoundError, ValueError: no run there, or an unfinished one; a baseline that is not among them.
@@ -74,10 +75,10 @@ def runs_result(
     outcomes = []
     for folder in _run_directories(directories):
         finished_run(folder)
-        config = stored_config(folder / "run.json")
+        config = config_in(folder)
         if config is None:
-            raise ValueError(f"the config in {folder / 'run.json'} is not one of this version")
-        outcomes += _by_reading(folder, config, names(config.seq_len))
+            raise ValueError(f"the config in {folder / RECORD} is not one of this version")
+        outcomes += _by_reading(folder, config, methods(config.seq_len))
     _tell_apart(outcomes)
     found = list(dict.fromkeys(outcome["name"] for outcome in outcomes))
     if baseline is not None and baseline not in found:
@@ -106,28 +107,31 @@ def _tell_apart(outcomes: Sequence[dict[str, Any]]) -> None:
 def _run_directories(directories: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for directory in directories:
-        inside = [path.parent for path in sorted(directory.glob("*/run.json")) if is_finished(path.parent)]
-        found += [directory] if (directory / "run.json").exists() or not inside else inside
+        inside = [path.parent for path in sorted(directory.glob(f"*/{RECORD}")) if is_finished(path.parent)]
+        found += [directory] if (directory / RECORD).exists() or not inside else inside
     return list(dict.fromkeys(found))
 
 
-def _by_reading(folder: Path, config: TrainConfig, names: dict[str, str]) -> list[dict[str, Any]]:
+def _by_reading(folder: Path, config: TrainConfig, methods: Mapping[str, Method]) -> list[dict[str, Any]]:
     """One outcome per position that the run was read with: a row each."""
-    description = describe_position(config.position)
-    name = names.get(description, description)
-    groups: dict[str, list[Path]] = {name: []}
+    trained = parse_position(config.position)
+    known = {name: method for name, method in methods.items() if parse_position(method.position) == trained}
+
+    def named(read_with: dict[str, Any] | None) -> str:
+        of_table = next((name for name, method in known.items() if method.read_with == read_with), None)
+        if of_table is not None or read_with is None:
+            return of_table or position_name(config)
+        return f"{named(None)}, read with {json.dumps(read_with)}"
+
+    groups: dict[str, list[Path]] = {named(None): []}
     for path in sorted((folder / EVALUATIONS).glob("*.json")):
         read_with = json.loads(path.read_text(encoding="utf-8"))["evaluation"]["read_with"]
-        groups.setdefault(name if read_with is None else f"{name}, read with {_shown(read_with)}", []).append(path)
-    return [_outcome(row, config, folder, paths) for row, paths in groups.items() if paths or row == name]
-
-
-def _shown(position: dict[str, Any]) -> str:
-    return json.dumps(position) if "method" not in position else describe_position(position)
+        groups.setdefault(named(read_with), []).append(path)
+    return [_outcome(row, config, folder, paths) for row, paths in groups.items() if paths or row == named(None)]
 
 
 def _outcome(name: str, config: TrainConfig, folder: Path, evaluations: Sequence[Path]) -> dict[str, Any]:
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     return {
         "name": name,
         "seed": config.seed,

@@ -3,32 +3,32 @@
 from pathlib import Path
 from typing import Any
 
+from wavepos.console import Update
+from wavepos.experiments.exhibits import Shown
 from wavepos.experiments.rope_wavelet import dense_timing, facts, haar_figure, matrices_figure, wavelets_figure
-from wavepos.experiments.style import save
-from wavepos.runs import environment, write_json, write_text
+from wavepos.experiments.study import StudyOptions
 
 
-def write_rope_wavelet(out: Path, d: int = 128, theta: float = 1e4) -> list[Path]:
-    """Compute everything, and write numbers, text and figures into a folder.
+def rope_wavelet(options: StudyOptions, root: Path, update: Update) -> Shown:
+    """Sections 3, A.1–A.5: is RoPE a wavelet transform, and what is the RoPE-based wavelet?"""
+    return shown_rope_wavelet()
+
+
+def shown_rope_wavelet(d: int = 128, theta: float = 1e4) -> Shown:
+    """Everything, computed now.
 
     Args:
-        out: the folder.
         d: the head dimension, even.
         theta: base of RoPE's frequencies.
-
-    Returns:
-        rope-wavelet.md, rope-wavelet.json and the figures as PNG and SVG.
     """
     found, timing = facts(d, theta), dense_timing(d)
-    text, data = out / "rope-wavelet.md", out / "rope-wavelet.json"
-    write_json(data, {"facts": found, "timing": timing, "environment": environment()})
-    write_text(text, "\n".join(lines(found, timing)) + "\n")
     figures = {
-        "rope-wavelets": wavelets_figure(d=d, theta=theta),
-        "rope-haar": haar_figure(d, theta),
-        "rope-matrices": matrices_figure(theta=theta),
+        "rope-wavelets": (wavelets_figure(d=d, theta=theta), "The wavelets of section 3.2; dots: the entries of RoPE."),
+        "rope-haar": (haar_figure(d, theta), "How far some block of RoPE is from Haar's rotation, at every position."),
+        "rope-matrices": (matrices_figure(theta=theta), "Four matrices of one small size."),
     }
-    return [text, data, *(path for name, figure in figures.items() for path in save(figure, out, name))]
+    title = "RoPE and wavelets (sections 3, A.1–A.5)"
+    return Shown(title=title, lines=lines(found, timing), figures=figures, data={"facts": found, "timing": timing})
 
 
 def lines(found: dict[str, Any], timing: dict[str, Any]) -> list[str]:
@@ -45,7 +45,7 @@ def _as_wavelet(found: dict[str, Any]) -> list[str]:
     wavelet = found["wavelet"]
     equal = all(one["largest_difference"] <= 1e-13 * max(1, one["m"]) for one in found["matrices"])
     return [
-        f"# RoPE as a wavelet transform (section 3.2, A.2), d = {found['d']}, θ = {found['theta']:g}",
+        f"## RoPE as a wavelet transform (section 3.2, A.2), d = {found['d']}, θ = {found['theta']:g}",
         "",
         "| m | k | largest difference of the two matrices |",
         "|---:|---:|---:|",
@@ -64,7 +64,7 @@ def _as_wavelet(found: dict[str, Any]) -> list[str]:
 def _as_haar_and_fourier(found: dict[str, Any]) -> list[str]:
     haar, fourier = found["haar"], found["fourier"]
     return [
-        "# Haar and Fourier (A.3, A.4)",
+        "## Haar and Fourier (A.3, A.4)",
         "",
         f"- Haar's transform is the rotation by π/4 in every block, to {haar['difference_to_rotation']:.0e}, with "
         f"{haar['shifts']} shifts; the printed list gives {haar['shifts_printed']}.",
@@ -81,7 +81,7 @@ def _as_dense(found: dict[str, Any], timing: dict[str, Any]) -> list[str]:
     based = found["rope_based"]
     rope, fast, dense = timing["rope"], timing["fast"], timing["dense"]
     return [
-        "# The RoPE-based wavelet (A.5)",
+        "## The RoPE-based wavelet (A.5)",
         "",
         f"- Dense and fast form differ by {based['dense_minus_fast']:.0e}. The score depends on m − n alone, to "
         f"{based['shift_error']:.0e}; as printed it does not ({based['shift_error_as_printed']:.0f}).",

@@ -8,7 +8,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -91,6 +91,8 @@ class Study:
         needs: data, hardware and time, in a sentence.
         notes: what the report must say, such as methods left out.
         imports: modules that register its methods, for every process that works on it.
+        published: the paper's table that it redoes: "1", "3" or "4"; the report compares both.
+        facts: name of a row to what the report says of it beside its perplexity.
 
     Raises:
         ValueError: no runs, or two that would stand in one cell of a table.
@@ -103,6 +105,8 @@ class Study:
     needs: str = ""
     notes: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    published: Literal["1", "3", "4"] | None = None
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runs", tuple(self.runs))

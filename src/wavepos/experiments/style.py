@@ -142,6 +142,11 @@ ALIASES = {
     "wavelet morlet": "morlet",
     "morlet wavelet": "morlet",
     "rope wavelet": "rope based wavelet",
+    "rope sdpa": "rope",
+    "rope sdpa rotated cache": "rope",
+    "nope sdpa": "nope",
+    "wavepos wavelet": "wavelet",
+    "wavepos alibi": "alibi",
 }
 """Other names of methods with a fixed style, as `normalised` gives them."""
 FAMILIES = (
@@ -206,16 +211,19 @@ def normalised(name: str) -> str:
     return " ".join(re.findall(r"\w+", name.translate(_SUPERSCRIPTS).casefold().replace("_", " ")))
 
 
-def panels(rows: int = 1, columns: int = 1, height: float = 2.0, **options: Any) -> tuple[Figure, Any]:
-    """A figure of the common width and its axes, always an array [rows, columns].
+def panels(
+    rows: int = 1, columns: int = 1, height: float = 2.0, width: float = WIDTH, **options: Any
+) -> tuple[Figure, Any]:
+    """A figure and its axes, always an array [rows, columns].
 
     Args:
         rows, columns: of panels.
         height: of one panel, in inches.
+        width: of the figure, in inches; the common one, unless it has few panels or many.
         options: of `Figure.subplots`, such as sharex.
     """
     with mpl.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, rows * height), layout="constrained")
+        figure = Figure(figsize=(width, rows * height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, axes
 
@@ -223,6 +231,14 @@ def panels(rows: int = 1, columns: int = 1, height: float = 2.0, **options: Any)
 def title(axis: Any, text: str, size: float = 9.0) -> None:
     """A panel's title: small, at the left."""
     axis.set_title(text, loc="left", fontsize=size)
+
+
+def legend(figure: Figure, axes: Any, columns: int = 2) -> None:
+    """The legend of a panel's lines below the figure, where it hides none of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        options = {"loc": "outside lower left", "ncols": columns, "frameon": False, "fontsize": 8.5}
+        figure.legend(handles, labels, **options)
 
 
 def number(value: float) -> str:

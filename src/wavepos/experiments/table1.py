@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wavepos.experiments.methods import at_hand, table1_methods
+from wavepos.experiments.methods import REGISTERED_BY, table1_methods
 from wavepos.experiments.study import (
     Evaluation,
     Method,
@@ -35,11 +35,9 @@ def table1(options: StudyOptions) -> Study:
     """Table 1: perplexity of every method at and beyond the trained length, divided into L_train and whole."""
     size = options.size_among("table1", ("cpu", "gpu", "paper"))
     runs: list[StudyRun] = []
-    notes: tuple[str, ...] = ()
     methods: dict[str, Method] = {}
     for seq_len in {"cpu": (256,), "gpu": (512,), "paper": (512, 1024)}[size]:
-        known, notes = at_hand(table1_methods(seq_len))
-        chosen = select_methods(options.methods, known)
+        chosen = select_methods(options.methods, table1_methods(seq_len))
         runs += _grid(size, seq_len, chosen, options)
         methods |= chosen
     return Study(
@@ -48,14 +46,15 @@ def table1(options: StudyOptions) -> Study:
         runs=tuple(sorted(runs, key=lambda run: (methods[run.name].seeds == 1, run.config.seed))),
         baseline=with_baseline("RoPE", methods),
         needs=NEEDS[size],
-        notes=notes if options.methods is None else (),
+        imports=REGISTERED_BY,
+        published="1",
     )
 
 
 def ladder(options: StudyOptions) -> Study:
     """A ladder of budgets: do the methods' curves cross as they are trained longer?"""
     options.size_among("ladder", ("cpu",))
-    known, _ = at_hand(table1_methods(256))
+    known = table1_methods(256)
     first = {name: dataclasses.replace(known[name], seeds=1) for name in LADDER_METHODS}
     methods = select_methods(options.methods, {**known, **first})
     if options.methods is None:

@@ -84,6 +84,9 @@ class Rotary(Position):
         """Whether the frequencies depend on the number of keys, so that a rotated key cannot be kept."""
         return isinstance(self.config.scaling, DynamicNTKScaling | LongRopeScaling)
 
+    def rotates_alike(self, num_keys: int, other: int) -> bool:
+        return torch.equal(self.frequencies(num_keys)[0], self.frequencies(other)[0])
+
     def rotated(self, x: Tensor, offset: int | Tensor, limit: int) -> Tensor:
         """x rotated as at positions offset … offset + T − 1, for caches that keep rotated keys.
 

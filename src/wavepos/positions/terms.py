@@ -81,7 +81,7 @@ class Position(nn.Module, ABC):
     """Whether it holds something for each query head, so that a device with some of the heads must know which."""
 
     rotates: bool = False
-    """Whether q and k themselves depend on where they stand (Rotary)."""
+    """Whether q and k themselves depend on where they stand (Rotary); caches keep what `rotated` gives."""
 
     @abstractmethod
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
@@ -90,6 +90,34 @@ class Position(nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Set every learned parameter to its starting value; nothing for methods without any."""
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether the rotation depends on the number of keys, so that a rotated key cannot be kept."""
+        return False
+
+    def rotates_alike(self, num_keys: int, other: int) -> bool:
+        """Whether states are rotated alike among num_keys keys and among `other`."""
+        return not self.follows_length or num_keys == other
+
+    def rotated(self, x: Tensor, offset: int | Tensor, limit: int) -> Tensor:
+        """x as it stands at positions offset … offset + T − 1, for caches that keep rotated keys.
+
+        A method that rotates must define it, unless it follows the length. With q and k so rotated and no other term,
+        `NoPE` gives the scores.
+
+        Args:
+            x: queries or keys, [B,H,T,D].
+            offset: position of the first; an int, or an int64 tensor without dimensions.
+            limit: positions that a tensor offset never exceeds.
+
+        Raises:
+            NotImplementedError: the method does not define it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define rotated(x, offset, limit) for models that keep rotated keys, or "
+            "follows_length = True"
+        )
 
     def factors(self, terms: ScoreTerms) -> LowRank | None:
         """The table of these terms as a product, good to r's rounding, for backends that gain by it; None: unknown.

@@ -9,7 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from wavepos.models.base import AttentionInputs, relative_projection
 from wavepos.models.llama.config import WaveposLlamaConfig
 from wavepos.models.llama.context import Context
-from wavepos.positions import NoPE, Position, Rotary
+from wavepos.positions import NoPE, Position
 
 
 class WaveposLlamaAttention(nn.Module):
@@ -61,7 +61,7 @@ class WaveposLlamaAttention(nn.Module):
         )
         self._check_heads(q.shape[1])
         position = self.position
-        if isinstance(position, Rotary) and not position.follows_length:  # rotated once, kept rotated
+        if position.rotates and not (position.needs_table or position.follows_length):  # rotated once, kept rotated
             limit = _num_slots(past_key_values, query_offset, q.shape[2])
             q, k = position.rotated(q, query_offset, limit), position.rotated(k, query_offset, limit)
             position = NoPE()

@@ -21,7 +21,7 @@ from wavepos.models.llama.config import WaveposLlamaConfig
 from wavepos.models.llama.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
 from wavepos.models.llama.layers import WaveposLlamaDecoderLayer
 from wavepos.models.llama.remote_code import AUTO_MAP, write_remote_code
-from wavepos.positions import Position, Rotary
+from wavepos.positions import Position
 
 IGNORED_LABEL = -100
 _LOSS_CHUNK = 1024
@@ -120,7 +120,7 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
             raise ValueError(PACKED_WITH_CACHE)
         past_key_values = self.opened_cache(past_key_values, use_cache, packed=packed)
         layers: Any = self.layers
-        _check_padding(layers[0].self_attn.position, context)
+        _check_padding(self.config, layers[0].self_attn.position, context)
         read = self.through_layers(
             self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds,
             lambda index, x, maps: layers[index](x, context, past_key_values=past_key_values, output_attentions=maps),
@@ -234,14 +234,14 @@ class WaveposLlamaForSequenceClassification(
     """Llama with a linear score on the last token that is not padding."""
 
 
-def _check_padding(position: Position, context: Context) -> None:
-    """Refuse left padding where it would change the frequencies of a rotary scaling that follows the length."""
+def _check_padding(config: WaveposLlamaConfig, position: Position, context: Context) -> None:
+    """Refuse left padding where it would change a rotation that follows the length."""
     mask = context.key_padding_mask
-    if not isinstance(position, Rotary) or not position.follows_length or mask is None:
+    if mask is None or not position.follows_length:
         return
     slots, fewest = mask.shape[1], int(mask.sum(1).min())
-    if not torch.equal(position.frequencies(slots)[0], position.frequencies(fewest)[0]):
+    if not position.rotates_alike(slots, fewest):
         raise ValueError(
-            f"left padding is not served where it changes the frequencies of {type(position.config.scaling).__name__}: "
+            f"left padding is not served where it changes the rotation of {config.position}, which follows the length: "
             f"a row of {fewest} tokens is padded to {slots}; give rows of one length, or one at a time"
         )
