@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import comparison, device_kind, interleaved, peak_bytes
-from benchmarks.parity import Error, judge
+from benchmarks.parity import judge
 from benchmarks.record import Record, measure_models
 from wavepos.console import Update
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
 from wavepos.models.baevski_auli import Size
 from wavepos.ops.attention import attention
 from wavepos.positions import METHODS, parse_position
+from wavepos.testing import Error
 
 PRECISIONS = ("fp32", "bf16")
 PARITY_TOKENS = 128
