@@ -47,7 +47,7 @@ def wavepos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_help_names_the_commands(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wavepos.cli", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path, check=True)
     for name in ("demo", "study", "report", "train", "eval", "harness", "generate"):
         assert name in done.stdout
 

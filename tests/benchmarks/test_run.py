@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import attention, decode, generate, train_step
+from benchmarks import attention, decode, generate
 from benchmarks.decode import DecodeConfig, bench_decode
 from benchmarks.figures import summary_table, write_figures
 from benchmarks.generate import GenerateConfig
@@ -186,7 +186,8 @@ def test_generate_measures_tokens_a_second_beside_transformers_llama(bench: Call
     for cell in result["cells"]:
         tokens = result["config"]["new_tokens"] * 1000.0
         assert cell["tokens_per_second"] == pytest.approx(tokens / cell["milliseconds"]["median"], rel=0.01)
-        assert cell["baseline_tokens_per_second"] > 0.0
+        baseline = cell["baseline_milliseconds"]["median"]
+        assert cell["baseline_tokens_per_second"] == pytest.approx(tokens / baseline, rel=0.01)
 
 
 def test_cached_logits_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +214,6 @@ def test_a_model_that_loses_its_position_is_refused(tmp_path: Path, monkeypatch:
     config = TrainStepConfig(device="cpu", lengths=(32,), peers=("wavelet",))
     with pytest.raises(ParityError, match="wavelet differs from the reference"):
         bench_train_step(config, tmp_path / "train_step.json", False, lambda *_: None)
-    assert train_step.PARITY_TOKENS > 1
 
 
 @pytest.mark.parametrize(
@@ -254,8 +254,8 @@ def _judge_cells(cells: list[dict[str, Any]]) -> None:
     for cell in cells:
         if "skipped" in cell:
             continue
-        assert cell["seq_len"] > 0
+        assert cell["seq_len"] in (32, 64)
         for name in ("milliseconds", "baseline_milliseconds", "ratio"):
             assert 0.0 < cell[name]["lower"] <= cell[name]["median"] <= cell[name]["upper"]
         assert len(cell["samples"]) == len(cell["baseline_samples"]) == 3
-        assert cell.get("peak_bytes", 1) > 0
+        assert "peak_bytes" not in cell or cell["peak_bytes"] >= 4 * cell["seq_len"]

@@ -134,7 +134,7 @@ def test_from_llama_names_what_a_llama_lacks(tmp_path: Path) -> None:
 def test_code_in_a_directory_is_not_run(tmp_path: Path) -> None:
     small("llama").save_pretrained(tmp_path)
     (tmp_path / "modeling_wavepos.py").write_text("raise SystemExit('this code was run')")
-    load_model(tmp_path)
+    assert type(load_model(tmp_path)).__module__ == "wavepos.models.llama.model"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

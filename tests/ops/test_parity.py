@@ -7,7 +7,7 @@ from small_positions import HEAD_DIM, POSITIONS, WIDTH, heads, position
 from wavepos import Wavelet, attention
 from wavepos.testing import Case, assert_within
 
-BACKENDS = ("banded", "auto", "reference")
+BACKENDS = ("banded", "reference")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
