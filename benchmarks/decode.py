@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.attention import DTYPES
 from benchmarks.measure import comparison, device_kind, interleaved
-from benchmarks.parity import Error, judge
+from benchmarks.parity import judge
 from benchmarks.peers.peer import Case, is_called
 from benchmarks.peers.rope import cos_sin, rotate
 from benchmarks.record import Record
@@ -21,6 +21,7 @@ from wavepos import ALiBi, NoPE, Rotary, Wavelet, attention
 from wavepos.console import Update
 from wavepos.positions import Position
 from wavepos.positions.alibi import alibi_slopes
+from wavepos.testing import Error
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 PARITY_LENGTH = 1000

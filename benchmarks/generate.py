@@ -14,12 +14,13 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from benchmarks.attention import DTYPES
 from benchmarks.decode import check_cached
 from benchmarks.measure import comparison, device_kind, interleaved
-from benchmarks.parity import Error, judge
+from benchmarks.parity import judge
 from benchmarks.record import Record, measure_models, method_names
 from wavepos.console import Update
 from wavepos.models import WaveposLlamaForCausalLM, llama_config
 from wavepos.models.llama import LlamaSize
 from wavepos.names import METHODS
+from wavepos.testing import Error
 
 PARITY_TOKENS = 96
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import comparison, device_kind, interleaved, peak_bytes
-from benchmarks.parity import Error, judge
+from benchmarks.parity import judge
 from benchmarks.record import Record, measure_models, method_names
 from wavepos.console import Update
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
 from wavepos.models.baevski_auli import Size
 from wavepos.names import METHODS
 from wavepos.positions import LearnedRelativeConfig
+from wavepos.testing import Error
 
 PRECISIONS = ("fp32", "bf16")
 PARITY_TOKENS = 128

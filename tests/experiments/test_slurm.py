@@ -57,7 +57,7 @@ def test_a_preempted_job_goes_on_from_its_checkpoint(small_study: Callable[..., 
     task = plan_tasks(small_study(("alibi",), steps=400), tmp_path)[0]
     executor = slurm._executor(parse_slurm("cluster=local,time=5"), tmp_path / slurm.JOBS)
     job = executor.submit(RunTask(task.to_json()))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(task.folder.glob("checkpoints/*/complete.json")):
         assert time.monotonic() < deadline and not job.done(), job.stderr()
         time.sleep(0.02)

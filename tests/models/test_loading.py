@@ -142,4 +142,24 @@ def test_from_llama_names_what_a_llama_lacks(tmp_path: Path) -> None:
 def test_code_in_a_directory_is_not_run(tmp_path: Path) -> None:
     small("llama").save_pretrained(tmp_path)
     (tmp_path / "modeling_wavepos.py").write_text("raise SystemExit('this code was run')")
-    load_model(tmp_path)
+    assert type(load_model(tmp_path)).__module__ == "wavepos.models.llama.model"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("position", ["kerple", RECENCY], ids=["kerple", "recency"])
+def test_what_is_loaded_of_a_position_stays_where_something_of_it_is_missing(
+    position: str | dict, family: str, tmp_path: Path
+) -> None:
+    model = small(family, position)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    learned = [key for key in saved if "rho_" in key or "query_bias" in key]
+    first = learned[0]
+    change_weights(tmp_path, lambda weights: weights.pop(first))
+    loaded: Any = type(model).from_pretrained(tmp_path)
+    state = loaded.state_dict()
+    assert not torch.equal(state[first], saved[first])
+    for key in set(saved) - {first}:
+        assert torch.equal(state[key], saved[key]), key

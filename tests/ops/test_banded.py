@@ -6,7 +6,6 @@ from small_positions import HEAD_DIM, NUM_HEADS, POSITIONS, position
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
-from yardstick import Case
 
 from wavepos import LearnedRelative, NoPE, T5Bias, Wavelet, attention
 from wavepos.ops.banded.operator import backward_operator, banded_operator
@@ -15,6 +14,7 @@ from wavepos.ops.choice import run_backend
 from wavepos.ops.mask import Mask
 from wavepos.positions import ScoreTerms
 from wavepos.positions.tables import low_rank, row_tolerance
+from wavepos.testing import Case
 
 NAMES = [name for name in POSITIONS if name != "alibi-12"]
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from small_positions import HEAD_DIM, POSITIONS, heads, position
-from yardstick import Case, assert_within
 
 from wavepos import Wavelet, attention
 from wavepos.ops.banded.band import Band
 from wavepos.ops.banded.operator import _call
 from wavepos.ops.mask import Mask
+from wavepos.testing import Case, assert_within
 
 LENGTH = 150
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from small_positions import HEAD_DIM, POSITIONS, WIDTH, heads, position
-from yardstick import Case, assert_within
 
 from wavepos import Wavelet, attention
+from wavepos.testing import Case, assert_within
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from yardstick import Case, assert_within
 
 from wavepos import ALiBi, NoPE, Rotary, ShawRelative, T5Bias, TransformerXLRelative, Wavelet, attention
 from wavepos.positions import Position
 from wavepos.positions.transformer_xl import sinusoids
+from wavepos.testing import Case, assert_within
 
 HEADS, DIM = 4, 16
 

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-import yardstick
 from torch import Tensor, nn
-from yardstick import Case
 
 from wavepos import (
     ALiBi,
@@ -20,9 +18,11 @@ from wavepos import (
     TransformerXLRelative,
     Wavelet,
     attention,
+    testing,
 )
 from wavepos.ops.mask import Mask
 from wavepos.positions import Position, ScoreTerms
+from wavepos.testing import Case
 
 pytest.importorskip("triton", reason="triton is not installed")
 from wavepos.ops.call import Call
@@ -119,7 +119,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     + [(name, dtype) for name in ("nope", "t5", "wavelet", "projected_wide") for dtype in DTYPES[1:]],
 )
 def test_positions(name: str, dtype: torch.dtype, poisoned: list[int]) -> None:
-    yardstick.assert_within(POSITIONS[name](), case(LONG, dtype=dtype), "triton")
+    testing.assert_within(POSITIONS[name](), case(LONG, dtype=dtype), "triton")
     assert len(poisoned) >= 6  # out, lse, dq, dk, dv, delta
 
 
@@ -131,19 +131,19 @@ def test_reaches_as_far_as_these_tests_say() -> None:
     ("name", "length"), [("wavelet", length) for length in LENGTHS] + [("shaw", 17), ("shaw", 111)]
 )
 def test_lengths(name: str, length: int, poisoned: list[int]) -> None:
-    yardstick.assert_within(POSITIONS[name](), case(length), "triton")
+    testing.assert_within(POSITIONS[name](), case(length), "triton")
 
 
 @pytest.mark.parametrize("num_heads, num_kv_heads", [(2, 2), (4, 2), (3, 1)])
 def test_grouped_queries_and_batches(num_heads: int, num_kv_heads: int) -> None:
     shape = case(50, batch=2, num_heads=num_heads, num_kv_heads=num_kv_heads)
-    yardstick.assert_within(Projected(reach=9, clamp=True), shape, "triton")
+    testing.assert_within(Projected(reach=9, clamp=True), shape, "triton")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_head_dim_128(dtype: torch.dtype) -> None:
     position = Wavelet(128, scales=(1, 2, 4, 8), shifts=range(32))
-    yardstick.assert_within(position, case(LONG, head_dim=128, num_heads=1, dtype=dtype), "triton")
+    testing.assert_within(position, case(LONG, head_dim=128, num_heads=1, dtype=dtype), "triton")
 
 
 @pytest.mark.parametrize("name", ["wavelet", "t5", "alibi"])
@@ -151,7 +151,7 @@ def test_head_dim_128(dtype: torch.dtype) -> None:
 def test_offsets(name: str, num_queries: int, query_offset: int, poisoned: list[int]) -> None:
     """The newest of the keys, queries in their middle, and queries past the last of them."""
     shape = case(num_queries, 111, query_offset=query_offset)
-    yardstick.assert_within(POSITIONS[name](), shape, "triton")
+    testing.assert_within(POSITIONS[name](), shape, "triton")
 
 
 def documents(kind: str, length: int) -> Tensor:
@@ -163,12 +163,12 @@ def documents(kind: str, length: int) -> Tensor:
 @pytest.mark.parametrize("name", ["projected_wide", "t5", "nope"])
 @pytest.mark.parametrize("kind", ["packed", "interleaved"])
 def test_documents(name: str, kind: str, poisoned: list[int]) -> None:
-    yardstick.assert_within(POSITIONS[name](), case(100), "triton", document_ids=documents(kind, 100))
+    testing.assert_within(POSITIONS[name](), case(100), "triton", document_ids=documents(kind, 100))
 
 
 def test_documents_and_an_offset() -> None:
     ids = documents("packed", 100)
-    yardstick.assert_within(wavelet(), case(30, 100, query_offset=51), "triton", document_ids=ids)
+    testing.assert_within(wavelet(), case(30, 100, query_offset=51), "triton", document_ids=ids)
 
 
 def test_documents_do_not_leak() -> None:
@@ -220,8 +220,8 @@ def test_heads_side_by_side_in_memory() -> None:
 def test_softmax_scale() -> None:
     """T5's own scale of 1 makes scores of ±30: most queries give one key all of their weight."""
     for seed in range(3):
-        yardstick.assert_within(t5(seed), case(64, seed=seed), "triton", softmax_scale=1.0)
-    yardstick.assert_within(wavelet(), case(64), "triton", softmax_scale=0.02)
+        testing.assert_within(t5(seed), case(64, seed=seed), "triton", softmax_scale=1.0)
+    testing.assert_within(wavelet(), case(64), "triton", softmax_scale=0.02)
 
 
 def test_operator_is_described_to_the_compiler() -> None:

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-import yardstick
 from torch.nn.functional import softplus
-from yardstick import Case
 
-from wavepos import ALiBi, Kerple, attention
+from wavepos import ALiBi, Kerple, attention, testing
 from wavepos.positions import parse_position
+from wavepos.testing import Case
 
 
 def with_rates(r_1: list[float], r_2: list[float]) -> Kerple:
@@ -56,7 +55,7 @@ def test_rates_start_where_the_authors_start_them() -> None:
 def test_gradients_of_the_rates_are_within_the_yardstick(backend: str, num_queries: int) -> None:
     position = with_rates([0.1, 0.5, 1.0, 2.0], [0.01, 0.1, 0.5, 1.0])
     case = Case(num_queries=num_queries, num_keys=600, query_offset=600 - num_queries)
-    yardstick.assert_within(position, case, backend)
+    testing.assert_within(position, case, backend)
 
 
 def test_the_gradient_of_a_rate_is_its_finite_difference() -> None:

@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = Path(__file__).parents[1] / "helpers" / "two_processes.py"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [*TORCHRUN, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=300
+        [*TORCHRUN, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

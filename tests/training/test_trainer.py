@@ -109,21 +109,25 @@ config = TrainConfig(**json.loads(sys.argv[1]))
 data = prepare(config.corpus, config.tokenizer, cache_dir=Path(sys.argv[3]))
 def observe(step, steps, note):
     print(step, flush=True)
+    if step == int(sys.argv[4]):
+        sys.stdin.readline()  # goes on once the signal was sent, however late
 train(config, Path(sys.argv[2]), data, observe)
 """
 
 
 def cut_off(config: TrainConfig, out: Path, cache: Path, after: int, number: int) -> int:
     """Start the run in a process of its own and send it the signal after that update; returns its exit status."""
-    command = [sys.executable, "-c", SCRIPT, json.dumps(dataclasses.asdict(config)), str(out), str(cache)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
+    command = [sys.executable, "-c", SCRIPT, json.dumps(dataclasses.asdict(config)), str(out), str(cache), str(after)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout is not None and process.stdin is not None
         for line in process.stdout:
             if int(line) == after:
                 os.kill(process.pid, number)
+                process.stdin.close()
                 break
         process.stdout.read()
-        return process.wait(timeout=120)
+        return process.wait(timeout=600)
 
 
 @pytest.mark.parametrize(

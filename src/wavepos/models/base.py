@@ -37,9 +37,10 @@ _Output = TypeVar("_Output")
 _READ_BY_GENERATE = {"tokenizer", "assistant_tokenizer"}
 
 _OF_TRANSFORMERS = (
-    {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    set(vars(PreTrainedConfig()))  # not dataclasses.fields: transformers 5.0 has no dataclass here
     | {name for name, value in vars(PreTrainedConfig).items() if isinstance(value, property) and value.fset}
-    | {"attn_implementation", "model_type", "auto_map", "quantization_config"}  # what loading and saving add
+    # what loading and saving add
+    | {"attn_implementation", "experts_implementation", "model_type", "auto_map", "quantization_config"}
 )
 """Fields that transformers gives to the config of every model."""
 
@@ -60,18 +61,19 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
         ValueError: a field that neither the config nor transformers' own base has, or one that would have no effect.
     """
 
-    position: dict[str, Any] = dataclasses.field(default_factory=dict)
+    position: dict[str, Any]
     unserved: ClassVar[Mapping[str, str]] = {}
     """Fields of other models that would have no effect here, and why; None and False are taken for them."""
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, position: dict[str, Any], **kwargs: Any) -> None:
         for name, why in {**_UNSERVED, **self.unserved}.items():
             if kwargs.pop(name, None) not in (None, False):
                 raise ValueError(f"{name} has no effect in {type(self).__name__}: {why}")
         for name in kwargs:
             if name not in _OF_TRANSFORMERS and not name.startswith("_"):  # those are transformers' bookkeeping
                 raise self._unknown(name)
-        super().__post_init__(**kwargs)
+        self.position = position
+        super().__init__(**kwargs)
 
     @property
     def position_config(self) -> PositionConfig:
@@ -135,6 +137,19 @@ def layer_positions(config: Any) -> list[Position]:
         if next(first.parameters(), None) is None:
             return [first] * config.num_hidden_layers
         return [first, *(built() for _ in range(config.num_hidden_layers - 1))]
+
+
+def reset_missing(position: Position) -> None:
+    """Set a position's parameters to their starting values, but for those that transformers has marked as loaded.
+
+    transformers asks for this where a checkpoint lacks one of a module's parameters (5.0: always) and protects the rest
+    from `nn.init` alone.
+    """
+    kept = [(x, x.detach().clone()) for x in position.parameters() if getattr(x, "_is_hf_initialized", False)]
+    position.reset_parameters()
+    with torch.no_grad():
+        for parameter, value in kept:
+            parameter.copy_(value)
 
 
 def relative_projection(config: Any, bias: bool) -> RelativeProjection | None:

@@ -20,6 +20,7 @@ from wavepos.models.base import (
     PositionedPreTrainedModel,
     layer_positions,
     relative_projection,
+    reset_missing,
 )
 from wavepos.positions import Position
 
@@ -146,7 +147,8 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
         Returns:
             loss: mean nats per target, if labels are given; logits: log p, float32 [B,T,V], unless left out.
         """
-        if unknown := sorted(set(kwargs) - {"shift_labels", "skip_logits", "cache_position"}):
+        given = {name for name, value in kwargs.items() if value is not None}  # transformers 5.0: inputs_embeds=None
+        if unknown := sorted(given - {"shift_labels", "skip_logits", "cache_position"}):
             raise TypeError(f"{type(self).__name__} takes no argument {unknown[0]!r}")
         shift_labels: Tensor | None = kwargs.get("shift_labels")
         past_key_values = self.opened_cache(past_key_values, use_cache)
@@ -259,7 +261,7 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
             case Position():
-                module.reset_parameters()
+                reset_missing(module)
 
 
 def _of_later_layers(model: Any) -> set[str]:

@@ -16,6 +16,7 @@ from wavepos.models.base import (
     PositionedPreTrainedModel,
     RelativeProjection,
     layer_positions,
+    reset_missing,
 )
 from wavepos.models.llama.config import WaveposLlamaConfig
 from wavepos.models.llama.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
@@ -51,7 +52,7 @@ class WaveposLlamaPreTrainedModel(PositionedPreTrainedModel):
             return
         with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
             if isinstance(module, Position):
-                module.reset_parameters()
+                reset_missing(module)
             else:
                 super()._init_weights(module)
 
