@@ -65,8 +65,6 @@ def test_an_output_alone_needs_no_gradient() -> None:
 
 def test_a_position_of_ones_own_with_relative_states_says_how_wide_they_are() -> None:
     class Line(ReadsRelativeStates):
-        shared_by_layers = False
-
         def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.linspace(1.0, 0.0, 120).view(40, 3).clone())

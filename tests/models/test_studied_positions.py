@@ -59,7 +59,6 @@ def test_cached_equals_uncached(name: str, family: str) -> None:
 class Turned(Position):
     """RoPE that leaves rotated keys to no cache: by its length, or because it also has a bias."""
 
-    shared_by_layers = True
     rotates = True
 
     def __init__(self, follows: bool, bias: bool) -> None:

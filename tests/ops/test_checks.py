@@ -98,8 +98,6 @@ def test_a_layout_that_the_positions_heads_give_away_is_named() -> None:
 class Unchecked(Position):
     """A user's position that asks nothing of q; the call does."""
 
-    shared_by_layers = True
-
     def __init__(self, bias_heads: int = H, table_heads: int = H, width: int = D) -> None:
         super().__init__()
         self.shapes = (bias_heads, 64), (table_heads, 64, width)

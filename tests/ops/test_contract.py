@@ -23,8 +23,6 @@ Extended: Any = dataclasses.make_dataclass(
 class Given(Position):
     """A position that gives the terms it was made with."""
 
-    shared_by_layers = True
-
     def __init__(self, kind: Any = ScoreTerms, **terms: Any) -> None:
         super().__init__()
         self.kind, self.given = kind, terms

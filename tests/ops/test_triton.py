@@ -39,8 +39,6 @@ WIDE = 250 if DEVICE == "cuda" else 75  # wide enough for tiles that lie inside 
 class Projected(Position):
     """A term whose r is a projection of its own width, with a learned table: zero beyond it, or its last entry."""
 
-    shared_by_layers = False
-
     def __init__(self, reach: int = 30, width: int = 16, clamp: bool = False) -> None:
         super().__init__()
         self.projection = nn.Parameter(torch.empty(64, width))

@@ -52,7 +52,6 @@ class StepConfig(PositionConfig):
 class Step(Position):
     """b[h,δ] = −height_h for δ ≥ start."""
 
-    shared_by_layers = False
     per_head = True
 
     def __init__(self, num_heads: int, config: StepConfig) -> None:

@@ -148,7 +148,6 @@ class RopeBasedWavelet(Position):
     Deviates from the paper: `scaled`; and (sin, cos) where Eq. 28 prints (sin, sin).
     """
 
-    shared_by_layers = True
     needs_table = False
     rotates = True
 

@@ -46,7 +46,6 @@ class LearnedSlopes(Position):
         num_heads: query heads H.
     """
 
-    shared_by_layers = False
     per_head = True
 
     def __init__(self, num_heads: int) -> None:
@@ -92,7 +91,6 @@ class WaveletBias(Position):
         scales: a of the wavelets p, in tokens.
     """
 
-    shared_by_layers = False
     per_head = True
 
     def __init__(self, head_dim: int, num_heads: int, scales: tuple[float, ...]) -> None:
@@ -144,8 +142,6 @@ class LearnedLowRank(Position):
         head_dim: D.
         config: rank K, extent R and start.
     """
-
-    shared_by_layers = False
 
     def __init__(self, head_dim: int, config: LearnedLowRankConfig) -> None:
         super().__init__()
@@ -203,8 +199,6 @@ class RandomSmooth(Position):
         scales: a of the wavelets it stands for, in tokens.
         draw: seed of the random functions.
     """
-
-    shared_by_layers = True
 
     def __init__(self, head_dim: int, scales: tuple[float, ...], draw: int = 0) -> None:
         super().__init__()

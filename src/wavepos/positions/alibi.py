@@ -48,7 +48,6 @@ class ALiBi(Position):
         num_heads: query heads H; any number.
     """
 
-    shared_by_layers = True
     per_head = True
 
     def __init__(self, num_heads: int) -> None:

@@ -37,7 +37,6 @@ class Kerple(Position):
         num_heads: query heads H.
     """
 
-    shared_by_layers = False
     per_head = True
 
     def __init__(self, num_heads: int) -> None:

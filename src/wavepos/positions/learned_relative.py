@@ -49,7 +49,6 @@ class LearnedRelative(ReadsRelativeStates):
         extent: R, displacements with an entry, in tokens.
     """
 
-    shared_by_layers = False
     per_head = True
 
     def __init__(self, relative_dim: int = 16, extent: int = 1024) -> None:

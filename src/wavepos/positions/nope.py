@@ -23,7 +23,6 @@ class NoPEConfig(PositionConfig):
 class NoPE(Position):
     """Attention without positions (Kazemnejad et al., 2023): s = softmax_scale · q·k."""
 
-    shared_by_layers = True
     needs_table = False
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:

@@ -58,7 +58,6 @@ class Rotary(Position):
         scaling: a `LinearScaling`, `DynamicNTKScaling`, `YarnScaling`, `LongRopeScaling` or `Llama3Scaling`.
     """
 
-    shared_by_layers = True
     needs_table = False
     rotates = True
 

@@ -39,8 +39,6 @@ class ShawRelative(Position):
         max_distance: the largest displacement with an embedding of its own, in tokens.
     """
 
-    shared_by_layers = False
-
     def __init__(self, head_dim: int, max_distance: int = 32) -> None:
         super().__init__()
         require_positive_int("head_dim", head_dim)

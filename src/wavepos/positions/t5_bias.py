@@ -58,7 +58,6 @@ class T5Bias(Position):
         max_distance: the displacement from which on the last bucket holds, in tokens.
     """
 
-    shared_by_layers = True
     per_head = True
 
     def __init__(self, num_heads: int, num_buckets: int = 32, max_distance: int = 128) -> None:

@@ -71,9 +71,6 @@ class ScoreTerms:
 class Position(nn.Module, ABC):
     """A positional method: it turns queries and keys into `ScoreTerms` and knows nothing of how they are computed."""
 
-    shared_by_layers: bool
-    """Whether one instance serves every layer of a model (it holds nothing that a layer would learn for itself)."""
-
     needs_table: bool = True
     """Whether scores hold a term over displacements (False: NoPE and Rotary)."""
 

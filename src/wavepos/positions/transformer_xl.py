@@ -54,7 +54,6 @@ class TransformerXLRelative(Position):
         sinusoid_dim: width of the sinusoids before W_r; None: num_heads · head_dim.
     """
 
-    shared_by_layers = False
     per_head = True
 
     def __init__(self, head_dim: int, num_heads: int, sinusoid_dim: int | None = None) -> None:

@@ -138,7 +138,6 @@ class Wavelet(Position):
         self.scales, self.shifts = self._grid()
         self._limit = self.reach(BAND_TOLERANCE)
         self._cache = TableCache(self.table, limit=self._limit)
-        self.shared_by_layers = query_bias is None
         self.per_head = query_bias is not None
         self.query_bias_HD: nn.Parameter | None = None
         if query_bias is not None:
