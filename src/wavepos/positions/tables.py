@@ -80,7 +80,7 @@ class TableCache:
         self._compute = compute
         self._limit = limit
         self._tables: dict[torch.device, tuple[int | None, Tensor]] = {}
-        self._low_rank: dict[tuple[torch.device, torch.dtype], tuple[int, LowRank | None]] = {}
+        self._low_rank: dict[tuple[torch.device, torch.dtype], tuple[int, tuple[Tensor, Tensor] | None]] = {}
 
     def get(self, length: int, device: torch.device, key: int | None = None) -> Tensor:
         """Entries 0 … length − 1, on that device.
@@ -90,16 +90,21 @@ class TableCache:
             device: where.
             key: what else determines the values, at least 0; the table of the latest key is kept. None: nothing does.
         """
+        kept = self._tables.get(device) if _no_mode_is_active() else None
+        if kept is not None and kept[0] == key and kept[1].shape[-2] >= length:  # the way of every call but the first
+            return kept[1][..., :length, :]
         constant = None if key is None else len(range(key))  # under torch.compile: a number, not a symbol
         table: Tensor = self._at_least(self._grown(length), device, constant)
         return table[..., :length, :]
 
     def low_rank(self, length: int, device: torch.device, dtype: torch.dtype) -> LowRank | None:
         """Entries 0 … length − 1 as factors good to the dtype's rounding; None where their rank is not low."""
-        factors = self._factors(self._grown(length), device, dtype)
-        if factors is None:
-            return None
-        return LowRank(coefficients_RK=factors[0][:length], basis_KE=factors[1])
+        kept = self._low_rank.get((device, dtype)) if _no_mode_is_active() else None
+        if kept is not None and kept[0] >= length:
+            factors = kept[1]
+        else:
+            factors = self._factors(self._grown(length), device, dtype)
+        return None if factors is None else LowRank(coefficients_RK=factors[0][:length], basis_KE=factors[1])
 
     def _grown(self, length: int) -> int:
         """The length to compute: of a few values only, so that torch.compile meets few."""
@@ -118,16 +123,15 @@ class TableCache:
             table = self._kept(length, torch.device("cpu"), None)
             known = self._low_rank.get((device, dtype))
             if known is None or known[0] != table.shape[-2]:
-                known = (table.shape[-2], low_rank(table, dtype))
+                found = low_rank(table, dtype)
+                on_device = None if found is None else (found.coefficients_RK.to(device), found.basis_KE.to(device))
+                known = (table.shape[-2], on_device)
                 self._low_rank[device, dtype] = known
         factors = known[1]
         if factors is None:
             return None
-        coefficients, basis = factors.coefficients_RK, factors.basis_KE
-        return (
-            _as_seen_by_modes(lambda target: coefficients.to(target), device),
-            _as_seen_by_modes(lambda target: basis.to(target), device),
-        )
+        coefficients, basis = factors
+        return _as_seen_by_modes(lambda _: coefficients, device), _as_seen_by_modes(lambda _: basis, device)
 
     def _kept(self, length: int, device: torch.device, key: int | None) -> Tensor:
         """The table on a device, made where it is not kept; called outside all modes, so that it is a plain tensor."""
@@ -144,6 +148,11 @@ class TableCache:
 
     def __getstate__(self) -> dict[str, object]:
         return {"_compute": self._compute, "_limit": self._limit, "_tables": {}, "_low_rank": {}}
+
+
+def _no_mode_is_active() -> bool:
+    """Whether no tracing, export or fake tensors are on, so that what is kept can be handed out as it is."""
+    return not torch.compiler.is_compiling() and not _get_current_dispatch_mode_stack()
 
 
 @contextmanager
