@@ -86,9 +86,9 @@ class Error:
         magnitude: the size of what it is rounded from. A gradient of q or k is a difference, of dO·v and its mean over
             the keys: its rounding follows their size, not its own, which is zero where a query sees one key. So the
             size of a gradient is at least that of the one that arrives. A learned parameter's is a sum of such
-            differences over B·T queries, of which each is rounded by itself: in the dense form they cancel within a
-            query, for it subtracts the mean of the very numbers that it holds, and in the forms that know the mean from
-            the output they add up as a random walk does, to √(B·T) times the size of one.
+            differences over B·T queries, each rounded by itself. In the dense form the roundings of one query cancel,
+            for it subtracts the mean of the very numbers that it holds; where the mean comes from the output, as in
+            every fused kernel, they add up as a random walk does, to √(B·T) times those of one.
         eps: the spacing of the precision at 1, as `torch.finfo(dtype).eps`.
     """
 

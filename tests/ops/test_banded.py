@@ -4,10 +4,12 @@ import pytest
 import torch
 from small_positions import HEAD_DIM, NUM_HEADS, POSITIONS, position
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from wavepos import LearnedRelative, NoPE, T5Bias, Wavelet, attention
+from wavepos.ops.banded.far import flash_backward, flash_forward
 from wavepos.ops.banded.operator import backward_operator, banded_operator
 from wavepos.ops.call import Call
 from wavepos.ops.choice import run_backend
@@ -223,6 +225,20 @@ def test_the_cpu_flash_signature_is_the_one_we_call():
     assert [x.name for x in backward.arguments] == [
         "grad_out", "query", "key", "value", "out", "logsumexp", "dropout_p", "is_causal", "attn_mask", "scale",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_cuda_adapters_give_what_the_far_part_reads(dtype, causal):
+    """Shapes, dtypes and devices, without a GPU: the numbers are for a machine that has one."""
+    with FakeTensorMode():
+        q = torch.empty(2, 4, 40, 16, dtype=dtype, device="cuda")
+        k, v = (torch.empty(2, 2, 40, 16, dtype=dtype, device="cuda") for _ in range(2))
+        out, lse = flash_forward(q, k, v, causal, 0.25)
+        grads = flash_backward(torch.empty_like(out), (out, lse), (q, k, v), causal, 0.25)
+    assert (out.shape, out.dtype, out.device) == (q.shape, dtype, q.device)
+    assert (lse.shape, lse.dtype, lse.device) == (q.shape[:3], torch.float32, q.device)
+    assert [(x.shape, x.dtype, x.device) for x in grads] == [(x.shape, dtype, q.device) for x in (q, k, v)]
 
 
 @pytest.mark.parametrize("softmax_scale", [1.0, 0.0625])

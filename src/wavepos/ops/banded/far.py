@@ -117,7 +117,7 @@ def _cuda_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, softmax_scale: 
     out, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
         q, k, v, None, True, 0.0, causal, scale=softmax_scale
     )
-    return out, lse[..., : q.shape[2]]
+    return out, lse.narrow(2, 0, q.shape[2])
 
 
 def _cuda_backward(
@@ -139,7 +139,7 @@ def _cuda_backward(
     k, v = _repeated(q, k, v)
     lse = torch.nn.functional.pad(lse, (0, -lse.shape[-1] % _EFFICIENT_ALIGNMENT), value=torch.inf)
     dq, dk, dv, _ = torch.ops.aten._scaled_dot_product_efficient_attention_backward(
-        grad, q, k, v, None, out, lse, no_dropout[0], no_dropout[1], 0.0, [True, True, True, False], causal,
+        grad, q, k, v, None, out, lse, *no_dropout.unbind(), 0.0, [True, True, True, False], causal,
         scale=softmax_scale,
     )  # fmt: skip
     return dq, dk.unflatten(1, (groups, -1)).sum(2), dv.unflatten(1, (groups, -1)).sum(2)

@@ -2,9 +2,8 @@
 
 The term r_m·p(δ) of the table's R displacements is computed before the kernel by matrix products (`skew.py`) and read
 by it in aligned tiles; a bias b[h,δ] is read from its [H,R] table. Keys further back than R need neither: their tiles
-are plain flash attention. The backward pass makes these logits again and writes the gradient of each of its entries
-over it, once and without atomics, so it is deterministic; matrix products turn it into the gradients of r and of the
-table.
+are plain flash attention. The backward pass makes these logits again and writes their gradient over them, each entry
+once and without atomics, so it is deterministic; matrix products turn it into the gradients of r and the table.
 """
 
 import contextlib
