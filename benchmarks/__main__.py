@@ -1,21 +1,21 @@
 """`python -m benchmarks`, from a checkout: attention | decode | train-step | generate | all."""
 
 import sys
+from abc import ABC, abstractmethod
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol, final
+from typing import Any, final
 
-import tyro
 from tyro.conf import OmitArgPrefixes
 
-from benchmarks.attention import AttentionConfig
-from benchmarks.decode import DecodeConfig
-from benchmarks.generate import GenerateConfig
+from benchmarks.attention import AttentionConfig, attention_config
+from benchmarks.decode import DecodeConfig, decode_config
+from benchmarks.generate import GenerateConfig, generate_config
 from benchmarks.run import BENCHMARKS, default_device, run_all, run_benchmark
-from benchmarks.train_step import TrainStepConfig
-from wavepos.cli.command import quiet, told
+from benchmarks.train_step import TrainStepConfig, train_step_config
+from wavepos.cli.command import quiet, read_command, told
 
 ALL = "all"
 DESCRIPTION = """Measure time and memory beside other ways to do the same.
@@ -24,20 +24,18 @@ Every method is first checked against the reference; if one is wrong, nothing is
 given follows from the device. The result is written after each measurement."""
 
 
-class Command(Protocol):
-    """What a command line asks for."""
-
-    def run(self) -> None: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Output(ABC):
     """What all benchmarks share."""
 
     out: Path = Path("results")
     """Directory of the result and its plots."""
     resume: bool = False
     """Keep what the same commit measured on this machine with the same settings."""
+
+    @abstractmethod
+    def run(self) -> None:
+        """Measure."""
 
     def measured(self, name: str, config: Any) -> None:
         """Run the benchmark of that name."""
@@ -107,7 +105,16 @@ class All(Output):
         run_all(self.device, given, self.out, self.resume)
 
 
-def parsed(arguments: Sequence[str]) -> Command:
+COMMANDS: Mapping[str, type[Output]] = {
+    "attention": Attention,
+    "decode": Decode,
+    "train-step": TrainStep,
+    "generate": Generate,
+    ALL: All,
+}
+
+
+def parsed(arguments: Sequence[str]) -> Output:
     """The benchmark that the words of a command line stand for; defaults are those of the device that it names.
 
     Raises:
@@ -116,19 +123,14 @@ def parsed(arguments: Sequence[str]) -> Command:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--device", nargs="?")
     device = parser.parse_known_args(arguments)[0].device or default_device()
-    attention, decode, train_step, generate = (benchmark.default(device) for benchmark in BENCHMARKS)
-    command: Command = tyro.cli(
-        Annotated[Attention, tyro.conf.subcommand("attention", default=Attention(config=attention))]
-        | Annotated[Decode, tyro.conf.subcommand("decode", default=Decode(config=decode))]
-        | Annotated[TrainStep, tyro.conf.subcommand("train-step", default=TrainStep(config=train_step))]
-        | Annotated[Generate, tyro.conf.subcommand("generate", default=Generate(config=generate))]
-        | Annotated[All, tyro.conf.subcommand(ALL, default=All(device=device))],
-        args=arguments,
-        prog="python -m benchmarks",
-        description=DESCRIPTION,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
-    return command
+    defaults: dict[str, Output] = {
+        "attention": Attention(config=attention_config(device)),
+        "decode": Decode(config=decode_config(device)),
+        "train-step": TrainStep(config=train_step_config(device)),
+        "generate": Generate(config=generate_config(device)),
+        ALL: All(device=device),
+    }
+    return read_command(arguments, COMMANDS, defaults, prog="python -m benchmarks", description=DESCRIPTION)
 
 
 def main() -> None:

@@ -4,13 +4,10 @@ One file for each command; none imports torch before it runs, so that help is th
 """
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
-
-import tyro
+from collections.abc import Mapping, Sequence
 
 import wavepos
-from wavepos.cli.command import Command, quiet, told
+from wavepos.cli.command import Command, quiet, read_command, told
 from wavepos.cli.demo import Demo
 from wavepos.cli.eval import Eval
 from wavepos.cli.generate import Generate
@@ -19,6 +16,15 @@ from wavepos.cli.report import Report
 from wavepos.cli.study import Study
 from wavepos.cli.train import Train, train_defaults
 
+COMMANDS: Mapping[str, type[Command]] = {
+    "demo": Demo,
+    "study": Study,
+    "report": Report,
+    "train": Train,
+    "eval": Eval,
+    "harness": Harness,
+    "generate": Generate,
+}
 DESCRIPTION = (
     "Wavelet positional representations for Transformers: train on short sequences, read long ones. "
     "wavepos --version prints the version, wavepos COMMAND --help the options of a command."
@@ -42,22 +48,8 @@ def parsed(arguments: Sequence[str]) -> Command:
         SystemExit: they ask for help, or stand for none.
         ValueError: a model without the named size.
     """
-    train = train_defaults(arguments[1:]) if arguments[:1] == ["train"] else train_defaults(())
-    command: Any = tyro.cli(
-        Annotated[Demo, tyro.conf.subcommand("demo")]
-        | Annotated[Study, tyro.conf.subcommand("study")]
-        | Annotated[Report, tyro.conf.subcommand("report")]
-        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
-        | Annotated[Eval, tyro.conf.subcommand("eval")]
-        | Annotated[Harness, tyro.conf.subcommand("harness")]
-        | Annotated[Generate, tyro.conf.subcommand("generate")],
-        args=arguments,
-        prog="wavepos",
-        description=DESCRIPTION,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
-    found: Command = command
-    return found
+    defaults = {"train": train_defaults(arguments[1:])} if arguments[:1] == ["train"] else {}
+    return read_command(arguments, COMMANDS, defaults, prog="wavepos", description=DESCRIPTION)
 
 
 def _run(command: Command) -> None:

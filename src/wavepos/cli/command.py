@@ -4,11 +4,12 @@ import os
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, Union
 
+import tyro
 from rich.markup import escape
 from tyro.conf import arg
 
@@ -16,6 +17,7 @@ from wavepos.console import console, is_first_process
 from wavepos.names import CORPORA, METHODS
 
 CORPUS_HELP = " | ".join(CORPORA)
+Read = TypeVar("Read")
 METHOD_HELP = f"{', '.join(METHODS)}, one of your own (see --import)"
 
 
@@ -36,6 +38,37 @@ class Command(ABC):
     @abstractmethod
     def run(self) -> None:
         """Do it."""
+
+
+def read_command(
+    arguments: Sequence[str],
+    commands: Mapping[str, type[Read]],
+    defaults: Mapping[str, Read],
+    *,
+    prog: str,
+    description: str,
+) -> Read:
+    """The command that the first word names, with its options; each is a parser of its own, as its errors and help say.
+
+    Args:
+        arguments: words of a command line.
+        commands: name to class.
+        defaults: name to what stands where the words say nothing, where that is not the class's own.
+        prog: how the program is called.
+        description: of the program.
+
+    Raises:
+        SystemExit: help is asked for, or the words stand for no command.
+    """
+    name, *rest = arguments or [""]
+    found: Read
+    if name in commands:
+        given = {"default": defaults[name]} if name in defaults else {}
+        found = tyro.cli(commands[name], args=rest, prog=f"{prog} {name}", **given)
+    else:
+        every: Any = tuple(Annotated[command, tyro.conf.subcommand(name)] for name, command in commands.items())
+        found = tyro.cli(Union[every], args=arguments, prog=prog, description=description)  # noqa: UP007 - of a tuple
+    return found
 
 
 def told(run: Callable[[], None]) -> None:
