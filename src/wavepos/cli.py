@@ -132,11 +132,11 @@ class Train:
     max_tokens: int | None = None
     """Bound on the training tokens, for streamed corpora."""
     seq_len: int | None = None
-    """L_train, tokens a block."""
+    """L_train, tokens per block."""
     steps: int | None = None
     """Updates."""
     batch_tokens: int | None = None
-    """Tokens an update, over all devices."""
+    """Tokens per update, over all devices."""
     micro_batch_tokens: int | None = None
     """Tokens of one forward pass on one device."""
     optimizer: Literal["adamw", "nag"] | None = None
@@ -176,7 +176,6 @@ class Train:
             corpus=self.corpus,
             position=position,
             model=self.model,
-            num_devices=devices,
             start_from=self.start_from,
         )
         known = {field.name for field in dataclasses.fields(base)} - {"model", "size", "corpus", "position"}
@@ -336,7 +335,7 @@ class Bench:
 
     what: Annotated[Literal["all", "attention", "decode", "train-step", "generate"], tyro.conf.Positional] = "all"
     """attention: a call at several lengths; decode: a token with a cache; train-step: a step of a small model;
-    generate: tokens a second of a Llama."""
+    generate: tokens per second of a Llama."""
     lengths: tuple[int, ...] | None = None
     """Tokens; for decode, keys in the cache."""
     dtypes: tuple[str, ...] | None = None
@@ -352,7 +351,7 @@ class Bench:
     sizes: tuple[Literal["tiny", "small", "paper", "1b", "7b"], ...] | None = None
     """Models of train-step and generate."""
     batch_tokens: int | None = None
-    """Tokens a step of train-step."""
+    """Tokens per step of train-step."""
     repeats: int | None = None
     """Pairs of interleaved runs of each measurement, at most."""
     seconds: float | None = None

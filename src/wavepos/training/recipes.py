@@ -12,6 +12,8 @@ from wavepos.training.config import ModelName, TrainConfig, check_size
 
 PAPER_THETA = 5e5
 """θ of the paper's RoPE at 7B (section 7.1)."""
+PAPER_SEQUENCES = 8
+"""Sequences per update of the paper's 7B: a batch size of 1 on each of 8 GPUs (A.8)."""
 
 
 def recipe(
@@ -20,7 +22,6 @@ def recipe(
     corpus: str,
     position: str | dict[str, Any],
     model: ModelName = "baevski-auli",
-    num_devices: int = 1,
     start_from: str | None = None,
 ) -> TrainConfig:
     """The config of a named size as it is meant to be trained.
@@ -30,33 +31,33 @@ def recipe(
         corpus: as `wavepos.data.prepare` takes it.
         position: a method's name or its JSON object.
         model: the family.
-        num_devices: devices that share the batch; only "7b" depends on it.
         start_from: a Llama to begin with; its tokenizer is taken, and what its own position says of the same method.
 
     Raises:
         ValueError: no such model, size or position.
 
     "paper" is the paper's A.7: its 9,216 tokens are those of one device pass, its 205 epochs give about 73,700 tokens
-    an update. "7b" is section 7.1 and A.8: L_train 4096, 30,000 updates, AdamW (0.9, 0.95) at 3e-4, wavelet scales
+    per update. "7b" is section 7.1 and A.8: L_train 4096, 30,000 updates, AdamW (0.9, 0.95) at 3e-4, wavelet scales
     2² … 2⁹, RoPE with θ = 5·10⁵ where no other is given.
 
-    Deviates from the paper: no, but it is silent on what follows, and "the other parameters" are taken as those of
-    Llama-2: warm-up over 2,000 updates, a cosine down to a tenth, weight decay 0.1, gradients clipped at 1.0, its
-    tokenizer of 32,000 words. Its batch size of 1 is read as one sequence a device, so one an update on one device;
-    what is streamed ends where 30,000 such updates do.
+    As in the paper, where it says anything. Its batch size of 1 is read as one sequence on each of its 8 GPUs, so eight
+    sequences per update: 30,000 updates of 8 · 4,096 tokens are 983,040,000, its "1B-token sample". On fewer devices
+    an update has more forward passes; a number of devices that does not divide 8 needs another batch_tokens. What is
+    streamed ends where the last update does. "The other parameters" are taken as those of Llama-2: warm-up over 2,000
+    updates, a cosine down to a tenth, weight decay 0.1, gradients clipped at 1.0, its tokenizer of 32,000 words.
     """
     check_size(model, size)
     run = partial(TrainConfig, model=model, size=size, corpus=corpus)
     if start_from is not None:
-        config = _recipe(partial(run, start_from=start_from), _position_from(start_from, position), num_devices)
+        config = _recipe(partial(run, start_from=start_from), _position_from(start_from, position))
         return replace(config, tokenizer=f"file:{start_from}")
-    return _recipe(run, position, num_devices)
+    return _recipe(run, position)
 
 
-def _recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_devices: int) -> TrainConfig:
+def _recipe(run: "partial[TrainConfig]", position: str | dict[str, Any]) -> TrainConfig:
     model, size = run.keywords["model"], run.keywords["size"]
     if model == "llama" and size == "7b":
-        return _paper_llama_recipe(run, position, num_devices)
+        return _paper_llama_recipe(run, position)
     if model == "llama":
         return _llama_recipe(partial(run, position=position_fields(position)), size)
     return _baevski_auli_recipe(partial(run, position=position_fields(position)), size)
@@ -152,17 +153,17 @@ def _llama_recipe(run: "partial[TrainConfig]", size: str) -> TrainConfig:
             )
 
 
-def _paper_llama_recipe(run: "partial[TrainConfig]", position: str | dict[str, Any], num_devices: int) -> TrainConfig:
+def _paper_llama_recipe(run: "partial[TrainConfig]", position: str | dict[str, Any]) -> TrainConfig:
     given = position_fields(position)
     if given["method"] == RotaryConfig.method:
         given = {"theta": PAPER_THETA, **given}
     return run(
         position=given,
         tokenizer="file:llama-2-tokenizer",
-        max_tokens=30_000 * 4096 * num_devices + 1,
+        max_tokens=30_000 * PAPER_SEQUENCES * 4096 + 1,
         seq_len=4096,
         steps=30_000,
-        batch_tokens=4096 * num_devices,
+        batch_tokens=PAPER_SEQUENCES * 4096,
         micro_batch_tokens=4096,
         learning_rate=3e-4,
         warmup_steps=2_000,
