@@ -36,7 +36,7 @@ def write_figures(result: dict[str, Any], path: Path) -> list[Path]:
 
 
 def summary_table(result: dict[str, Any]) -> Table:
-    """Median ratio to RoPE, a row a method and kind of call, a column a length."""
+    """Median ratio to RoPE, one row per method and kind of call, one column per length."""
     lengths = sorted({cell["seq_len"] for cell in result["cells"]})
     table = Table("time beside RoPE", "", *(f"{length:,}" for length in lengths))
     rows: dict[tuple[str, str], dict[int, str]] = {}
@@ -58,7 +58,7 @@ def skipped_lines(result: dict[str, Any]) -> list[str]:
 
 
 def _grid(cells: Sequence[Cell], label: str, value: Callable[[Cell], dict[str, float]], result: Any) -> Figure:
-    """One panel a kind of call, one line a method, the quartiles shaded."""
+    """One panel per kind of call, one line per method, the quartiles shaded."""
     panels = list(dict.fromkeys(_panel(cell) for cell in cells))
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)

@@ -34,11 +34,11 @@ class TrainStepConfig:
 
     Attributes:
         device: "cpu" or "cuda".
-        lengths: tokens a block.
+        lengths: tokens per block.
         dtypes: "fp32", or "bf16" by autocast.
         peers: positional methods.
         sizes: named sizes of the model.
-        batch_tokens: tokens a step, at least one block.
+        batch_tokens: tokens per step, at least one block.
         vocab_size: V.
         repeats, seconds: as in `AttentionConfig`.
     """

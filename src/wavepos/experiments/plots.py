@@ -116,7 +116,7 @@ def perplexity_against_length(
 def loss_by_position(panel: Panel, text: str, names: Sequence[str]) -> Figure:
     """Mean loss of the targets at each place of the longest sequences, in bins that widen with the place."""
     title = f"Loss by place in the sequence: {short_text(text)}"
-    figure, axes = _figure(title, "place in the sequence (tokens before it)", "nats a token")
+    figure, axes = _figure(title, "place in the sequence (tokens before it)", "nats per token")
     for name in names:
         of_seeds = [e["loss_by_place"] for e in _evaluations(panel, text, name) if e["loss_by_place"]]
         if of_seeds:
@@ -132,7 +132,7 @@ def loss_by_position(panel: Panel, text: str, names: Sequence[str]) -> Figure:
 
 def learning_curves(panel: Panel, names: Sequence[str]) -> Figure:
     """Training loss against tokens seen, the first seed of each method."""
-    figure, axes = _figure("Learning curves", "million tokens seen", "training loss, nats a token")
+    figure, axes = _figure("Learning curves", "million tokens seen", "training loss, nats per token")
     shown: list[float] = []
     for name in names:
         outcome = next(outcome for outcome in panel.outcomes if outcome["name"] == name)
@@ -179,7 +179,7 @@ def perplexity_against_budget(parts: Sequence[Panel], baseline: str) -> Figure:
 
 
 def wavelets(position: Wavelet) -> Figure:
-    """Every wavelet of a head over the displacements it reaches, one colour a scale."""
+    """Every wavelet of a head over the displacements it reaches, one colour per scale."""
     title = f"The {len(position.scales) * len(position.shifts)} {position.mother.name} wavelets of a head"
     figure, axes = _figure(title, "displacement: tokens back", "value")
     length = position.reach(1e-3)

@@ -32,9 +32,9 @@ class TrainConfig:
             weights the run begins with; None: random weights.
         position: JSON object of the positional method.
         corpus, tokenizer, max_tokens: as `wavepos.data.prepare` takes them.
-        seq_len: L_train, tokens a block.
+        seq_len: L_train, tokens per block.
         steps: updates.
-        batch_tokens: tokens an update, over all devices.
+        batch_tokens: tokens per update, over all devices.
         micro_batch_tokens: tokens of one forward pass on one device; None: all of a device's share.
         optimizer: "adamw" (β 0.9, 0.95), or "nag" (Nesterov momentum 0.99, fairseq's).
         learning_rate: the highest, reached after warmup_steps from warmup_from, then by a cosine down to
@@ -100,7 +100,7 @@ class TrainConfig:
             raise ValueError(f"warmup_steps must lie between 0 and steps={self.steps}, got {self.warmup_steps}")
 
     def micro_batch(self, num_devices: int) -> tuple[int, int]:
-        """Blocks of one forward pass, and forward passes an update, on each of that many devices."""
+        """Blocks of one forward pass, and forward passes per update, on each of that many devices."""
         share = self.micro_batch_tokens or self.batch_tokens // num_devices
         blocks, accumulation = share // self.seq_len, self.batch_tokens // max(1, share * num_devices)
         if blocks < 1 or accumulation < 1 or blocks * accumulation * num_devices * self.seq_len != self.batch_tokens:
@@ -114,10 +114,10 @@ class TrainConfig:
 def learning_rate(config: TrainConfig, update: int) -> float:
     """The learning rate of an update (0-based): linear warm-up, then a cosine to final_learning_rate."""
     if update < config.warmup_steps:
-        share = update / config.warmup_steps
-        return config.warmup_from + share * (config.learning_rate - config.warmup_from)
-    share = (update - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
+        warmed = update / config.warmup_steps
+        return config.warmup_from + warmed * (config.learning_rate - config.warmup_from)
+    decayed = (update - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(decayed, 1.0)))
     return config.final_learning_rate + cosine * (config.learning_rate - config.final_learning_rate)
 
 
