@@ -50,7 +50,7 @@ def judge(name: str, errors: list[Error]) -> list[dict[str, Any]]:
     Raises:
         ParityError: an error beyond its bound.
     """
-    records = [
+    records: list[dict[str, Any]] = [
         {"tensor": e.tensor, "error": e.error, "bound": SLACK * e.bound, "magnitude": e.magnitude} for e in errors
     ]
     wrong = [record for record in records if not record["error"] <= record["bound"]]
