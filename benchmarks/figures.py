@@ -27,7 +27,7 @@ def write_figures(result: dict[str, Any], path: Path) -> list[Path]:
 
 
 def summary_table(result: dict[str, Any]) -> Table:
-    """Median ratio to RoPE, a row a method and kind of call, a column a length."""
+    """Median ratio to RoPE, one row per method and kind of call, one column per length."""
     lengths = sorted({cell["seq_len"] for cell in result["cells"]})
     table = Table("time beside RoPE", "", *(f"{length:,}" for length in lengths))
     rows: dict[tuple[str, str], dict[int, str]] = {}

@@ -1,4 +1,4 @@
-"""Tokens a second of transformers' `generate` with a Llama of our family, beside transformers' own Llama (RoPE)."""
+"""Tokens per second of transformers' `generate` with a Llama of our family, beside transformers' own Llama (RoPE)."""
 
 import dataclasses
 from collections.abc import Callable

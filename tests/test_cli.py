@@ -110,7 +110,7 @@ def test_readme_names_every_corpus() -> None:
     [
         ("baevski-auli", "tiny", ()),
         ("baevski-auli", "paper", ()),
-        ("llama", "7b", ("--devices", "8")),
+        ("llama", "7b", ()),
         ("llama", "small", ("--start-from=there",)),
     ],
 )
@@ -119,8 +119,7 @@ def test_help_of_train_shows_the_recipe_of_model_and_size(
 ) -> None:
     text = help_text(wavepos, "train", "--size", size, *options, "--model", model)
     start_from = "there" if options and "there" in options[0] else None
-    devices = 8 if "--devices" in options else 1
-    found = size_recipe(size, model=cast(ModelName, model), num_devices=devices, start_from=start_from)
+    found = size_recipe(size, model=cast(ModelName, model), start_from=start_from)
     for name, value in dataclasses.asdict(found).items():
         assert re.search(rf"--{name.replace('_', '-')}[ ,].*?\(default: {re.escape(str(value))}\)", text), name
     assert "highest, reached after warmup_steps" in text

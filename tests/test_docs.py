@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from wavepos.positions import registry
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -64,3 +66,21 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(blocks) >= 2
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_python_of_the_guide_to_adding_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, object] = {"__name__": "adding"}
+    for block in blocks:
+        exec(compile(block, "docs/adding.md", "exec"), names)
+    assert registry.parse_position("Plateau") == names["PlateauConfig"]()  # type: ignore[operator]
+
+
+def test_files_that_the_guide_to_adding_names_exist() -> None:
+    text = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+\.(?:py|md)|tests/[\w/]*)`", text)) - {"kerple.py"}
+    places = ("", "src/wavepos/", "src/", "src/wavepos/positions/", "src/wavepos/experiments/", "src/wavepos/analysis/")
+    absent = {name for name in named if not any((ROOT / place / name).exists() for place in places)}
+    assert absent == {"experiments/NAME.py", "analysis/NAME.py"}, "these two stand for a name of one's own"

@@ -38,7 +38,7 @@ def run_name(config: "TrainConfig", *, exact: bool = False) -> str:
     """The name of a run's directory: [llama-]SIZE-POSITION-CORPUS-SEED, the same for the same config on any machine.
 
     The position is its method and what it has beyond the defaults: "wavelet", "wavelet-recency", "rotary-theta256";
-    what is long or no plain value is told by a hash.
+    a hash stands for what is long or no plain value.
 
     Args:
         config: the run.

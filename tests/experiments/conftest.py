@@ -84,7 +84,7 @@ def python() -> Callable[..., "subprocess.Popen[str]"]:
 
 @pytest.fixture(scope="session")
 def make_result(small_config: Callable[..., TrainConfig]) -> Callable[..., dict]:
-    """A result with given mean losses: method to seed to nats a token, or to a list of them, one per length."""
+    """A result with given mean losses: method to seed to nats per token, or to a list of them, one per length."""
 
     def make(losses: dict[str, dict[int, float | list[float]]], lengths: tuple[int, ...] = (16,)) -> dict:
         made = environment()

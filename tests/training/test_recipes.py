@@ -26,14 +26,20 @@ def test_the_papers_seven_billion() -> None:
     assert model.config.position["scales"] == tuple(2.0**i for i in range(2, 10))
     assert model.config.max_position_embeddings == config.seq_len == 4096
     assert (model.config.num_attention_heads, model.config.head_dim) == (32, 128)
-    assert (config.steps, config.learning_rate, config.optimizer, config.batch_tokens) == (30_000, 3e-4, "adamw", 4096)
+    assert (config.steps, config.learning_rate, config.optimizer) == (30_000, 3e-4, "adamw")
     optimizer, _ = optimizer_and_schedule(config, model)
     assert optimizer.defaults["betas"] == (0.9, 0.95)
     assert learning_rate(config, 2_000) == 3e-4
     assert learning_rate(config, 30_000) == pytest.approx(3e-5)
-    eight = recipe("7b", model="llama", corpus="stdlib", position="wavelet", num_devices=8)
-    assert eight.micro_batch(8) == config.micro_batch(1) == (1, 1)
-    assert eight.max_tokens == 8 * 30_000 * 4096 + 1
+
+
+def test_the_papers_update_of_eight_sequences_is_the_same_on_any_number_of_devices_that_divides_eight() -> None:
+    config = recipe("7b", model="llama", corpus="stdlib", position="wavelet")
+    assert config.steps * config.batch_tokens == 983_040_000  # the paper's "1B-token sample"
+    assert config.max_tokens == 983_040_001  # the first token is no target
+    assert [config.micro_batch(devices) for devices in (1, 2, 4, 8)] == [(1, 8), (1, 4), (1, 2), (1, 1)]
+    with pytest.raises(ValueError, match=r"batch_tokens must be a multiple of .*batch_tokens=32768, 16 devices"):
+        config.micro_batch(16)
 
 
 def test_the_papers_rival_at_seven_billion_has_its_theta() -> None:

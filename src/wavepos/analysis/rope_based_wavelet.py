@@ -109,9 +109,11 @@ def dense_cost(d: int, num_positions: int) -> DenseCost:
 @register_position
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeBasedWaveletConfig(PositionConfig):
-    """Attributes:
-    theta: base of the frequencies θ^(−2i/D).
-    scaled: divide q and k so that scores of random q, k are as large as without a position (`RopeBasedWavelet`).
+    """The RoPE-based wavelet as a position (Eq. 28).
+
+    Attributes:
+        theta: base of the frequencies θ^(−2i/D).
+        scaled: divide q and k so that scores of random q, k are as large as without a position (`RopeBasedWavelet`).
     """
 
     method: ClassVar[str] = "rope_wavelet"

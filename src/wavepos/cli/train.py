@@ -96,13 +96,13 @@ def train_defaults(arguments: Sequence[str]) -> Train:
         ValueError: the model has no such size.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--model", "--size", "--start-from", "--devices", "--steps"):
+    for name in ("--model", "--size", "--start-from", "--steps"):
         parser.add_argument(name, name.replace("-", "_").replace("__", "--"), nargs="?")
     given, _ = parser.parse_known_args(arguments)
     model: ModelName = given.model if given.model in SIZES else "baevski-auli"
     size = given.size if given.size in get_args(AnySize) else "tiny"
-    devices, steps = (_positive(text) for text in (given.devices, given.steps))
-    found = size_recipe(size, model=model, num_devices=_num_devices(devices), start_from=given.start_from)
+    steps = _positive(given.steps)
+    found = size_recipe(size, model=model, start_from=given.start_from)
     if steps is not None:  # a warm-up fits the updates, unless it is given as well
         found = dataclasses.replace(found, steps=steps, warmup_steps=min(found.warmup_steps, steps // 10))
     return Train(method=tyro.MISSING, recipe=found)

@@ -107,7 +107,7 @@ class Blocks(Dataset[dict[str, Tensor]]):
 
     Args:
         tokens: the stream.
-        seq_len: L, tokens a block.
+        seq_len: L, tokens per block.
 
     Raises:
         ValueError: seq_len below 1, or a stream of less than one block.

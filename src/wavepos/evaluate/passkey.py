@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the filler that come before the number."""
+"""Fractions of the filler that come before the number."""
 KEYS = 20
 """Numbers, each hidden at every depth."""
 ANSWER_TOKENS = 8
@@ -34,7 +34,7 @@ class Passkey:
     Attributes:
         prompt: the text that ends with the question.
         key: the number, five digits.
-        depth: share of the filler before the number.
+        depth: fraction of the filler before the number.
         length: tokens asked for.
         tokens: tokens of prompt and answer; at most length, and less than one filler sentence below it or so.
     """

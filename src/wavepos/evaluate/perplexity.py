@@ -46,8 +46,8 @@ class Protocol:
 
     Args:
         kind: "nonoverlapping", "whole" or "sliding".
-        seq_len: tokens a sequence.
-        train_len: tokens a sub-sequence, at most; "nonoverlapping" only.
+        seq_len: tokens per sequence.
+        train_len: tokens per sub-sequence, at most; "nonoverlapping" only.
         stride: tokens that a window is moved by, 1 … seq_len; "sliding" only.
 
     Raises:

@@ -67,8 +67,10 @@ class LearnedSlopes(Position):
 @register_position
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveletBiasConfig(PositionConfig):
-    """Attributes:
-    scales: of the wavelets that the bias is made of.
+    """A bias that is a sum of wavelets.
+
+    Attributes:
+        scales: of the wavelets that the bias is made of.
     """
 
     method: ClassVar[str] = "wavelet_bias"
@@ -110,11 +112,13 @@ class WaveletBias(Position):
 @register_position
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedLowRankConfig(PositionConfig):
-    """Attributes:
-    extent: R, displacements of the table; from there on it is zero.
-    rank: of the table.
-    start: "wavelet": the best approximation of the wavelets' table; "smooth": random and as smooth as they are.
-    scales: of the wavelets that the start stands for.
+    """A learned table of low rank.
+
+    Attributes:
+        extent: R, displacements of the table; from there on it is zero.
+        rank: of the table.
+        start: "wavelet": the best approximation of the wavelets' table; "smooth": random and as smooth as they are.
+        scales: of the wavelets that the start stands for.
     """
 
     method: ClassVar[str] = "learned_low_rank"
@@ -176,9 +180,11 @@ class LearnedLowRank(Position):
 @register_position
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomSmoothConfig(PositionConfig):
-    """Attributes:
-    scales: a, in tokens: dimension i is as smooth and reaches as far as a wavelet of its scale.
-    draw: seed of the random functions; one table for all layers, heads and seeds of a run.
+    """A fixed table of random smooth functions.
+
+    Attributes:
+        scales: a, in tokens: dimension i is as smooth and reaches as far as a wavelet of its scale.
+        draw: seed of the random functions; one table for all layers, heads and seeds of a run.
     """
 
     method: ClassVar[str] = "random_smooth"

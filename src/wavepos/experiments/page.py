@@ -147,7 +147,7 @@ def _panel(result: dict[str, Any], number: int, panel: Panel, figures: Mapping[s
         parts.append(f'<div class="wide">{_table(panel, text)}</div>')
         parts += _drawn(figures, f"{number}-{index}-")
         parts.append(
-            f"<details><summary>Differences to {html.escape(baseline)}, nats a token</summary>"
+            f"<details><summary>Differences to {html.escape(baseline)}, nats per token</summary>"
             "<p>Below zero: better than it; 0.01 is about 1% of the perplexity. Mean of the differences of equal seeds "
             "± half of the 95% interval; bold where it leaves out zero.</p>"
             f'<div class="wide">{_differences(panel, text, baseline)}</div></details>'

@@ -114,7 +114,7 @@ def loss_by_position(panel: Panel, text: str, names: Sequence[str]) -> Figure:
 
 def learning_curves(panel: Panel, names: Sequence[str]) -> Figure:
     """Training loss against tokens seen, the first seed of each method."""
-    figure, axes = _figure("Learning curves", "million tokens seen", "training loss, nats a token")
+    figure, axes = _figure("Learning curves", "million tokens seen", "training loss, nats per token")
     shown: list[float] = []
     drawn: set[str] = set()
     for name in names:
@@ -163,7 +163,7 @@ def perplexity_against_budget(parts: Sequence[Panel], baseline: str) -> Figure:
 
 
 def wavelets(position: Wavelet) -> Figure:
-    """Every wavelet of a head over the displacements it reaches, one colour a scale."""
+    """Every wavelet of a head over the displacements it reaches, one colour per scale."""
     title = f"The {len(position.scales) * len(position.shifts)} {position.mother.name} wavelets of a head"
     figure, axes = _figure(title, "displacement: tokens back", "value")
     length = position.reach(1e-3)

@@ -134,10 +134,12 @@ TABLE4: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongBenchSet:
-    """Attributes:
-    average_length: words.
-    metric: "F1" or "Rouge-L".
-    samples: of the set.
+    """What Table 5 says of one of LongBench's sets.
+
+    Attributes:
+        average_length: words.
+        metric: "F1" or "Rouge-L".
+        samples: of the set.
     """
 
     average_length: int

@@ -83,7 +83,7 @@ def markdown(result: dict[str, Any]) -> str:
         for text in panel.texts:
             lines += [f"### Perplexity {unit_of(text)}: {short_text(text)}", ""]
             lines += [*_markdown_table(panel, text), ""]
-            lines += [f"Difference to {result['baseline']}, nats a token (below zero: better)", ""]
+            lines += [f"Difference to {result['baseline']}, nats per token (below zero: better)", ""]
             lines += [*_markdown_differences(panel, text, result["baseline"]), ""]
         lines += [*_markdown_summary(panel), "", *comparison_lines(result, panel), ""]
     lines += [f"- Failed: {failure['run']}: {failure['error']}" for failure in result["failures"]]

@@ -43,10 +43,12 @@ RED, BLUE = "#c1121f", "#1d4ed8"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """Attributes:
-    colour: as #rrggbb.
-    marker: matplotlib's.
-    dash: matplotlib's linestyle, a name.
+    """How a method's line is drawn.
+
+    Attributes:
+        colour: as #rrggbb.
+        marker: matplotlib's.
+        dash: matplotlib's linestyle, a name.
     """
 
     colour: str

@@ -21,10 +21,10 @@ from wavepos.training.recipes import recipe
 WIKIPEDIA = "jsonl:../shared/data/enwiki.jsonl.xz"
 WIKITEXT = "wikitext103:../shared/data/wikitext-103"
 NEEDS: dict[SizeName, str] = {
-    "cpu": "English Wikipedia as JSON lines (--corpus); 2,048,000 tokens a run, about 4 minutes on 2 CPU cores; "
+    "cpu": "English Wikipedia as JSON lines (--corpus); 2,048,000 tokens per run, about 4 minutes on 2 CPU cores; "
     "WikiText-103 as second text",
-    "gpu": "English Wikipedia as JSON lines (--corpus), 24 million tokens; at most 8 minutes a run on one H100",
-    "paper": "WikiText-103 (--corpus), 21 billion tokens a run: days on one H100 each",
+    "gpu": "English Wikipedia as JSON lines (--corpus), 24 million tokens; at most 8 minutes per run on one H100",
+    "paper": "WikiText-103 (--corpus), 21 billion tokens per run: days on one H100 each",
 }
 CPU_STEPS = 1000
 LADDER_METHODS = ("RoPE", "ALiBi", "Wavelet", "Wavelet, recency start")
@@ -69,7 +69,7 @@ def ladder(options: StudyOptions) -> Study:
         title="A ladder of budgets: 1, 2, 4 and 16 million tokens",
         runs=tuple(runs),
         baseline=with_baseline("RoPE", methods),
-        needs="as table1 --size cpu, which trains the 2 million; 2, 8 and 32 minutes a run on 2 CPU cores",
+        needs="as table1 --size cpu, which trains the 2 million; 2, 8 and 32 minutes per run on 2 CPU cores",
     )
 
 

@@ -56,7 +56,7 @@ class Column:
 
     Attributes:
         length: tokens read at once.
-        nats: method to seed to mean nats a token.
+        nats: method to seed to mean nats per token.
         shown: method to seed to the perplexity shown, per token or per word.
     """
 

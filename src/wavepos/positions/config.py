@@ -106,7 +106,7 @@ def find_config(name: object, classes: Sequence[type[Config]]) -> type[Config]:
     """The class of that name, however it is written.
 
     Raises:
-        ValueError: no such name; the nearest one is told.
+        ValueError: no such name; the error gives the nearest one.
     """
     if isinstance(name, str):
         for config in classes:

@@ -103,9 +103,10 @@ class Wavelet(Position):
     Raises:
         ValueError: a grid that does not give head_dim dimensions, or any argument out of its range.
 
-    Deviates from the paper: `query_bias`, `direction="future"`, "inverse_sqrt", "unit_peak", `stretch` and "fit" are
-    ours. The defaults are the paper's but for one-sided wavelets: with `direction="past"` Haar is the mirror image of
-    Eq. 15, which "future" gives as printed.
+    Deviates from the paper: `query_bias`, "unit_peak", `stretch` and "fit" are ours. That training diverged with
+    "inverse_sqrt" its authors say in the open review (OpenReview forum OhauMUNW8T), not in the paper. Eq. 14 is "past",
+    footnote 8 and Tip 2 are "future". The defaults are the paper's but for one-sided wavelets: with `direction="past"`
+    Haar is the mirror image of Eq. 15, which "future" gives as printed.
     """
 
     def __init__(  # noqa: PLR0913 - the public constructor: one argument per property of the grid

@@ -43,7 +43,7 @@ def whole_checkpoint(directory: Path) -> Path | None:
     """The newest checkpoint of a run that is whole; None before the first.
 
     Those that were cut off in the middle of writing are removed, and so are damaged ones where an older one is whole,
-    for the updates after it are made again. Each is told on the console.
+    for the updates after it are made again. Each is named on the console.
 
     Raises:
         ValueError: all that were written to their end are damaged.

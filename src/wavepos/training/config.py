@@ -115,7 +115,7 @@ class TrainConfig(Recipe):
         Recipe.__post_init__(self)  # super() does not know the class that slots=True makes anew
 
     def micro_batch(self, num_devices: int) -> tuple[int, int]:
-        """Blocks of one forward pass, and forward passes an update, on each of that many devices."""
+        """Blocks of one forward pass, and forward passes per update, on each of that many devices."""
         share = self.micro_batch_tokens or self.batch_tokens // num_devices
         blocks, accumulation = share // self.seq_len, self.batch_tokens // max(1, share * num_devices)
         if blocks < 1 or accumulation < 1 or blocks * accumulation * num_devices * self.seq_len != self.batch_tokens:
@@ -129,10 +129,10 @@ class TrainConfig(Recipe):
 def learning_rate(config: TrainConfig, update: int) -> float:
     """The learning rate of an update (0-based): linear warm-up, then a cosine to final_learning_rate."""
     if update < config.warmup_steps:
-        share = update / config.warmup_steps
-        return config.warmup_from + share * (config.learning_rate - config.warmup_from)
-    share = (update - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
+        warmed = update / config.warmup_steps
+        return config.warmup_from + warmed * (config.learning_rate - config.warmup_from)
+    decayed = (update - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(decayed, 1.0)))
     return config.final_learning_rate + cosine * (config.learning_rate - config.final_learning_rate)
 
 

@@ -90,7 +90,7 @@ def print_plan(config: TrainConfig, devices: int) -> None:
     console.print(
         f"An update: {devices} device(s) × {accumulation} pass(es) × {blocks} blocks × {config.seq_len} tokens"
     )
-    table = Table("memory of a device", "GiB")
+    table = Table("memory of one device", "GiB")
     for name, gib in plan.items():
         table.add_row(name, f"{gib:.2f}")
     console.print(table)

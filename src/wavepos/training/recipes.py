@@ -8,6 +8,8 @@ from wavepos.training.config import Recipe, TrainConfig
 
 PAPER_THETA = 5e5
 """θ of the paper's RoPE at 7B (section 7.1)."""
+PAPER_SEQUENCES = 8
+"""Sequences per update of the paper's 7B: a batch size of 1 on each of 8 GPUs (A.8)."""
 
 
 def recipe(
@@ -16,7 +18,6 @@ def recipe(
     corpus: str,
     position: str | dict[str, Any],
     model: ModelName = "baevski-auli",
-    num_devices: int = 1,
     start_from: str | None = None,
 ) -> TrainConfig:
     """The config of a named size as it is meant to be trained.
@@ -26,36 +27,34 @@ def recipe(
         corpus: as `wavepos.data.prepare` takes it.
         position: a method's name or its JSON object.
         model: the family.
-        num_devices: devices that share the batch; only "7b" depends on it.
         start_from: a Llama to begin with; its tokenizer is taken, and what its own position says of the same method.
 
     Raises:
         ValueError: no such model, size or position.
 
     "paper" is the paper's A.7: its 9,216 tokens are those of one device pass, its 205 epochs give about 73,700 tokens
-    an update. "7b" is section 7.1 and A.8: L_train 4096, 30,000 updates, AdamW (0.9, 0.95) at 3e-4, wavelet scales
+    per update. "7b" is section 7.1 and A.8: L_train 4096, 30,000 updates, AdamW (0.9, 0.95) at 3e-4, wavelet scales
     2² … 2⁹, RoPE with θ = 5·10⁵ where no other is given.
 
-    Deviates from the paper: no, but it is silent on what follows, and "the other parameters" are taken as those of
-    Llama-2: warm-up over 2,000 updates, a cosine down to a tenth, weight decay 0.1, gradients clipped at 1.0, its
-    tokenizer of 32,000 words. Its batch size of 1 is read as one sequence a device, so one an update on one device;
-    what is streamed ends where 30,000 such updates do.
+    As in the paper, where it says anything. Its batch size of 1 is read as one sequence on each of its 8 GPUs, so eight
+    sequences per update: 30,000 updates of 8 · 4,096 tokens are 983,040,000, its "1B-token sample". On fewer devices
+    an update has more forward passes; a number of devices that does not divide 8 needs another batch_tokens. What is
+    streamed ends where the last update does. "The other parameters" are taken as those of Llama-2: warm-up over 2,000
+    updates, a cosine down to a tenth, weight decay 0.1, gradients clipped at 1.0, its tokenizer of 32,000 words.
     """
-    given = size_recipe(size, model=model, num_devices=num_devices, start_from=start_from)
+    given = size_recipe(size, model=model, start_from=start_from)
     position = recipe_position(size, position, model=model, start_from=start_from)
     return TrainConfig(**asdict(given), model=model, size=size, start_from=start_from, position=position, corpus=corpus)
 
 
-def size_recipe(
-    size: str, *, model: ModelName = "baevski-auli", num_devices: int = 1, start_from: str | None = None
-) -> Recipe:
+def size_recipe(size: str, *, model: ModelName = "baevski-auli", start_from: str | None = None) -> Recipe:
     """How a named size is trained: what `recipe` says but for text and position. Imports no torch.
 
     Raises:
         ValueError: no such model or size.
     """
     check_size(model, size)
-    found = _llama_recipe(size, num_devices) if model == "llama" else _baevski_auli_recipe(size)
+    found = _llama_recipe(size) if model == "llama" else _baevski_auli_recipe(size)
     return found if start_from is None else replace(found, tokenizer=f"file:{start_from}")
 
 
@@ -132,7 +131,7 @@ def _baevski_auli_recipe(size: str) -> Recipe:
             )
 
 
-def _llama_recipe(size: str, num_devices: int) -> Recipe:
+def _llama_recipe(size: str) -> Recipe:
     match size:
         case "tiny":
             return Recipe(
@@ -173,10 +172,10 @@ def _llama_recipe(size: str, num_devices: int) -> Recipe:
         case _:
             return Recipe(
                 tokenizer="file:llama-2-tokenizer",
-                max_tokens=30_000 * 4096 * num_devices + 1,
+                max_tokens=30_000 * PAPER_SEQUENCES * 4096 + 1,
                 seq_len=4096,
                 steps=30_000,
-                batch_tokens=4096 * num_devices,
+                batch_tokens=PAPER_SEQUENCES * 4096,
                 micro_batch_tokens=4096,
                 learning_rate=3e-4,
                 warmup_steps=2_000,

@@ -79,7 +79,7 @@ def model_directory(path: Path) -> Path:
 
 
 def results_table(record: dict[str, Any]) -> Table:
-    """The results for the console; inputs that were too long, and so lost their beginning, are told below."""
+    """The results for the console; inputs that were too long, and so lost their beginning, are counted below."""
     table = Table("task", "length", "metric", "value", "± error", "docs", box=SIMPLE, caption_justify="left")
     for entry in record["results"]:
         metric = entry["metric"] if entry["depth"] is None else f"  depth {entry['depth']:g}"
@@ -96,7 +96,7 @@ def results_table(record: dict[str, Any]) -> Table:
 
 @contextmanager
 def _reading(model: nn.Module, step: Step, done: int, total: int, update: Update | None) -> Iterator[None]:
-    """Tell of the tokens that the model reads meanwhile, in place of lm-eval's bars, one a batch."""
+    """Tell of the tokens that the model reads meanwhile, in place of lm-eval's bars, one per batch."""
     where = step.task if step.length is None else f"{step.task} at {step.length}"
     tokens = 0
 

@@ -129,7 +129,7 @@ def _finite(value: Any) -> float | None:
 
 @contextmanager
 def quiet_lm_eval() -> Iterator[None]:
-    """Keep lm-eval's warnings, which are of its own defaults, off the console; inputs it cuts are told by us."""
+    """Keep lm-eval's warnings, which are of its own defaults, off the console; the inputs it cuts are counted by us."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

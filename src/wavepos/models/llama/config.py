@@ -76,14 +76,7 @@ class WaveposLlamaConfig(PositionedConfig):
         **kwargs: Any,
     ) -> None:
         groups = num_attention_heads if num_key_value_heads is None else num_key_value_heads
-        if head_dim is None and hidden_size % num_attention_heads:
-            raise ValueError(
-                f"hidden_size must be a multiple of num_attention_heads, got {hidden_size} and {num_attention_heads}"
-            )
-        if num_attention_heads % groups:
-            raise ValueError(
-                f"num_key_value_heads must divide num_attention_heads, got {groups} and {num_attention_heads}"
-            )
+        _check_heads(num_attention_heads, groups, hidden_size if head_dim is None else None)
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
@@ -124,6 +117,14 @@ def llama_config(size: LlamaSize, vocab_size: int, position: PositionLike = "wav
         case _:
             raise ValueError(f"size of a Llama must be one of {', '.join(get_args(LlamaSize))}, got {size!r}")
     return WaveposLlamaConfig(vocab_size=vocab_size, rms_norm_eps=1e-5, position=position, **sizes)  # Llama 2's ε
+
+
+def _check_heads(num_heads: int, num_kv_heads: int, hidden_size: int | None) -> None:
+    """Raise ValueError unless heads fit their groups and, where it gives head_dim, hidden_size its heads."""
+    if hidden_size is not None and hidden_size % num_heads:
+        raise ValueError(f"hidden_size must be a multiple of num_attention_heads, got {hidden_size} and {num_heads}")
+    if num_heads % num_kv_heads:
+        raise ValueError(f"num_key_value_heads must divide num_attention_heads, got {num_kv_heads} and {num_heads}")
 
 
 def _with_scales(position: PositionLike) -> dict[str, Any]:

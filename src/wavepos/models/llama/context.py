@@ -133,7 +133,7 @@ def _checked_positions(position_ids: Tensor, batch: int, length: int) -> Tensor:
 
 
 def _documents(position_BT: Tensor, mask: Tensor | None, offset: int) -> Tensor | None:
-    """Numbers of the documents that positions tell apart, int64 [B,T]; None where there is one a row."""
+    """Numbers of the documents that positions tell apart, int64 [B,T]; None where there is one per row."""
     begins = position_BT[:, 1:] != position_BT[:, :-1] + 1
     if mask is not None:
         begins = begins & mask[:, offset + 1 :] & mask[:, offset:-1]
