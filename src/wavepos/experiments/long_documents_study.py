@@ -27,8 +27,8 @@ def table2(options: StudyOptions, root: Path, update: Update) -> Shown:
     runs, missing = trained_runs(options, root, METHODS)
     records = {name: _read(run, update) for name, run in runs.items()}
     lines = [
-        f"The first {LENGTHS[0]:,} to {LENGTHS[-1]:,} tokens of {DOCUMENTS} novels, the same for all methods. Lengths are nested, so what falls "
-        "with the length in blocks of L_train is the text, not the use of context.",
+        f"The first {LENGTHS[0]:,} to {LENGTHS[-1]:,} tokens of {DOCUMENTS} novels, the same for all methods. Lengths "
+        "are nested, so what falls with the length in blocks of L_train is the text, not the use of context.",
         *missing_lines(missing),
         "",
     ]
