@@ -223,9 +223,20 @@ def test_the_list_of_studies_says_what_each_needs(
     monkeypatch.setenv("COLUMNS", "200")
     done = wavepos("study", "list")
     assert done.status == 0, done.output
-    for name in ("demo", "table1", "ladder", "controls"):
+    for name in (
+        "demo",
+        "table1",
+        "ladder",
+        "controls",
+        "table3",
+        "table4",
+        "rope-wavelet",
+        "figures",
+        "table2",
+        "table5",
+    ):
         assert re.search(rf"│ {name} +│", done.output)
-    assert "English Wikipedia as JSON lines" in done.output
+    assert "English Wikipedia" in done.output
 
 
 def test_a_study_without_its_corpus_says_which_file_is_missing(wavepos: Callable[..., Done]) -> None:

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoTokenizer
 
 from wavepos.console import Tally, Update
-from wavepos.data import TokenFile, prepare_split
+from wavepos.data import Split, TokenFile, prepare_split
 from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, window_nats
 from wavepos.models.loading import load_model
 from wavepos.runs import MODEL, environment, finished_run, slug, write_json
@@ -130,30 +130,38 @@ def _distinct_windows(plans: Sequence[Sequence[Window]]) -> list[Window]:
 
 
 def evaluate_run_on_long_documents(
-    run_dir: Path, corpus: str | None, lengths: Sequence[int] | None, num_documents: int, seed: int, update: Update
+    run_dir: Path,
+    corpus: str | None,
+    lengths: Sequence[int] | None,
+    num_documents: int,
+    seed: int,
+    update: Update,
+    split: Split = "valid",
 ) -> dict[str, Any]:
-    """Perplexity of a finished run on long documents; also written to long-documents-CORPUS.json in its folder.
+    """Perplexity of a finished run on long documents; also written to `long_documents_path` in its folder.
 
     Args:
         run_dir: directory of a finished run.
-        corpus: whose validation split the documents are of; None: the one trained on.
+        corpus: whose documents are read; None: the one trained on.
         lengths: tokens scored of each document; None: 4k, 8k, 16k and 32k.
         num_documents: how many are drawn.
         seed: of the draw.
         update: told of the progress.
+        split: that the documents are of; of a corpus that was not trained on, any is held out.
     """
     config = finished_run(run_dir)["config"]
     lengths, corpus = sorted(lengths or LENGTHS), corpus or config["corpus"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = load_model(run_dir / MODEL).to(device)
     tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
-    tokens = prepare_split(corpus, "valid", tokenizer)
+    tokens = prepare_split(corpus, split, tokenizer)
     documents = sample_documents(tokens, tokenizer.eos_token_id, lengths[-1], num_documents, seed)
     results = evaluate_long_documents(
         model.token_losses, documents, lengths, config["seq_len"], device=device, update=update
     )
     record = {
         "corpus": corpus,
+        "split": split,
         "documents": num_documents,
         "seed": seed,
         "train_len": config["seq_len"],
@@ -168,6 +176,11 @@ def evaluate_run_on_long_documents(
         ],
         "environment": environment(),
     }
-    path = run_dir / f"long-documents-{slug(corpus)}.json"
+    path = long_documents_path(run_dir, corpus, split)
     write_json(path, record)
     return {**record, "path": path}
+
+
+def long_documents_path(run_dir: Path, corpus: str, split: Split) -> Path:
+    """Where the result for a corpus lies: long-documents-CORPUS[-SPLIT].json."""
+    return run_dir / f"long-documents-{slug(corpus)}{'' if split == 'valid' else f'-{split}'}.json"

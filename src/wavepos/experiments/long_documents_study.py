@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from wavepos.console import Update
-from wavepos.evaluate.long_documents import evaluate_run_on_long_documents
+from wavepos.data import Split
+from wavepos.evaluate.long_documents import evaluate_run_on_long_documents, long_documents_path
 from wavepos.experiments.exhibits import Shown, missing_lines, trained_runs
 from wavepos.experiments.intervals import mean_interval
 from wavepos.experiments.study import StudyOptions
 from wavepos.experiments.tables import BLOCKS, difference_text
-from wavepos.runs import slug
 
 NOVELS = "jsonl:../shared/data/novels.jsonl.xz"
 METHODS = ("RoPE", "RoPE, theta = L_train", "ALiBi", "Wavelet", "Wavelet, recency start")
 LENGTHS = (1024, 2048, 4096, 8192)
-DOCUMENTS = 20
+DOCUMENTS = 29
 SEED = 0
+SPLIT: Split = "train"
+"""Of the novels, which no model was trained on; the other holds few."""
 
 
 def table2(options: StudyOptions, root: Path, update: Update) -> Shown:
@@ -25,8 +27,8 @@ def table2(options: StudyOptions, root: Path, update: Update) -> Shown:
     runs, missing = trained_runs(options, root, METHODS)
     records = {name: _read(run, update) for name, run in runs.items()}
     lines = [
-        f"The first 1k to 8k tokens of {DOCUMENTS} novels, the same for all methods. Lengths are nested, so what falls "
-        "with the length in blocks of L_train is the text, not the use of context.",
+        f"The first {LENGTHS[0]:,} to {LENGTHS[-1]:,} tokens of {DOCUMENTS} novels, the same for all methods. Lengths "
+        "are nested, so what falls with the length in blocks of L_train is the text, not the use of context.",
         *missing_lines(missing),
         "",
     ]
@@ -40,13 +42,13 @@ def table2(options: StudyOptions, root: Path, update: Update) -> Shown:
 
 def _read(run: Path, update: Update) -> dict[str, Any]:
     """The record of a run, read now unless it was before."""
-    path = run / f"long-documents-{slug(NOVELS)}.json"
+    path = long_documents_path(run, NOVELS, SPLIT)
     if path.exists():
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         lengths = {result["length"] for result in record["results"]}
         if (record["documents"], record["seed"], lengths) == (DOCUMENTS, SEED, set(LENGTHS)):
             return record
-    return evaluate_run_on_long_documents(run, NOVELS, LENGTHS, DOCUMENTS, SEED, update) | {"path": str(path)}
+    return {**evaluate_run_on_long_documents(run, NOVELS, LENGTHS, DOCUMENTS, SEED, update, SPLIT), "path": path.name}
 
 
 def _table(records: dict[str, dict[str, Any]], kind: str) -> Iterator[str]:

@@ -73,6 +73,7 @@ COLOURS = {
     "kerple": "#17a2a2",
     "shaw": "#6b8e23",
     "forget": "#8c564b",
+    "learned relative": "#117733",
     "gaussian": "#b07aa1",
     "haar": "#e377c2",
     "morlet": "#c44e77",
@@ -99,6 +100,7 @@ FIXED: dict[str, Style] = {
     "t5": Style(colour=COLOURS["t5"], marker="v", dash="solid"),
     "kerple": Style(colour=COLOURS["kerple"], marker="P", dash="solid"),
     "shaw": Style(colour=COLOURS["shaw"], marker="X", dash="solid"),
+    "learned relative": Style(colour=COLOURS["learned relative"], marker="<", dash="dashed"),
     "wavelet": Style(colour=COLOURS["wavelet"], marker="o", dash="solid"),
     "wavelet future": Style(colour=COLOURS["wavelet"], marker="<", dash="dashed"),
     "wavelet fit grid": Style(colour=COLOURS["wavelet"], marker="D", dash="dashdot"),
@@ -149,6 +151,7 @@ ALIASES = {
     "nope sdpa": "nope",
     "wavepos wavelet": "wavelet",
     "wavepos alibi": "alibi",
+    "wavepos learned relative": "learned relative",
 }
 """Other names of methods with a fixed style, as `normalised` gives them."""
 FAMILIES = (
