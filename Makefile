@@ -13,7 +13,7 @@ bench: $(SETUP)
 	$(BIN)/python -m benchmarks
 
 test: $(SETUP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 lint: $(SETUP)
 	$(BIN)/ruff format --check src tests benchmarks examples

@@ -2,6 +2,10 @@
 
 import os
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each worker, and what it starts, gets its share of the cores
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
 import pytest
 import torch
 from hypothesis import settings
