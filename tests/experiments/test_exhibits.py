@@ -1,5 +1,6 @@
 """Studies that train nothing, and studies that are only measured."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_runs_of_table_1_are_found_by_method_and_absent_ones_named(tmp_path: Pat
     run = next(run for run in table1(StudyOptions()).runs if run.name == "ALiBi")
     folder = tmp_path / "by-hand"
     folder.mkdir()
-    record = {"status": "finished", "config": {**{k: getattr(run.config, k) for k in run.config.__slots__}}}
+    record = {"status": "finished", "config": dataclasses.asdict(run.config)}
     (folder / "run.json").write_text(json.dumps(record))
     assert trained_runs(StudyOptions(), tmp_path, ("RoPE", "ALiBi")) == ({"ALiBi": folder}, ["RoPE"])
     (folder / "run.json").write_text(json.dumps(record | {"status": "started"}))

@@ -53,7 +53,9 @@ def whole_checkpoint(directory: Path) -> Path | None:
     whole = None
     for path in found:
         if not (path / MARKER).exists():
-            console.print(f"{path} was cut off while it was written: removed.", highlight=False, markup=False)
+            console.print(
+                f"{path} was cut off while it was written: removed.", highlight=False, markup=False, soft_wrap=True
+            )
             shutil.rmtree(path)
         elif whole is None:
             reason = _damage(path)
@@ -70,7 +72,9 @@ def whole_checkpoint(directory: Path) -> Path | None:
     for name in damaged:
         shutil.rmtree(directory / name)
     if damaged and whole is not None:
-        console.print(f"Damaged and removed: {told}. Going on from {whole.name}.", highlight=False, markup=False)
+        console.print(
+            f"Damaged and removed: {told}. Going on from {whole.name}.", highlight=False, markup=False, soft_wrap=True
+        )
     return whole
 
 
