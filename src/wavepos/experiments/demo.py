@@ -22,7 +22,7 @@ from wavepos.training.config import TrainConfig
 SEQ_LEN = 128
 STEPS = 200
 SCORED_TOKENS = 16_384
-REFERENCE = "demo_reference.json"
+REFERENCE = "demo.json"
 """In results/ of a checkout: the report.json of five seeds of the demo."""
 LENGTHS = (64, 128, 256, 512, 1024)
 

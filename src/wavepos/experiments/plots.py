@@ -262,10 +262,11 @@ def _trained_length(axes: Any, seq_len: int) -> None:
     axes.axvline(seq_len, color=GUIDE, linestyle="dotted", linewidth=1.0)
     axes.annotate(
         "trained length",
-        (seq_len, 0.02),
+        (seq_len, 1.0),  # at the top: what extrapolates runs along the bottom
         xycoords=("data", "axes fraction"),
-        xytext=(3, 0),
+        xytext=(3, -3),
         textcoords="offset points",
+        verticalalignment="top",
         color=GUIDE,
     )
 

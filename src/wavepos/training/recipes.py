@@ -170,16 +170,20 @@ def _llama_recipe(size: str) -> Recipe:
                 save_every=1_000,
             )
         case _:
-            return Recipe(
-                tokenizer="file:llama-2-tokenizer",
-                max_tokens=30_000 * PAPER_SEQUENCES * 4096 + 1,
-                seq_len=4096,
-                steps=30_000,
-                batch_tokens=PAPER_SEQUENCES * 4096,
-                micro_batch_tokens=4096,
-                learning_rate=3e-4,
-                warmup_steps=2_000,
-                final_learning_rate=3e-5,
-                weight_decay=0.1,
-                save_every=1_000,
-            )
+            return _paper_llama_recipe()
+
+
+def _paper_llama_recipe() -> Recipe:
+    return Recipe(
+        tokenizer="file:llama-2-tokenizer",
+        max_tokens=30_000 * PAPER_SEQUENCES * 4096 + 1,
+        seq_len=4096,
+        steps=30_000,
+        batch_tokens=PAPER_SEQUENCES * 4096,
+        micro_batch_tokens=4096,
+        learning_rate=3e-4,
+        warmup_steps=2_000,
+        final_learning_rate=3e-5,
+        weight_decay=0.1,
+        save_every=1_000,
+    )
