@@ -45,7 +45,7 @@ def test_comparisons_hold_fail_or_cannot_be_told_by_the_interval(make_result: Ma
     assert found["RoPE", "ALiBi", 16] == "fails"
     assert found["ALiBi", "RoPE", 64] == "holds"
     assert found["ALiBi", "Transformer-XL", 32] == "cannot be told"
-    assert all(how == "one seed" for names, how in found.items() if "NoPE" in names)
+    assert all(how == "too few seeds" for names, how in found.items() if "NoPE" in names)
     text = "\n".join(beside_paper(panel, "1"))
     assert "- Fails: RoPE below ALiBi at 512 (ours 16), read whole: +0.200" in text
 

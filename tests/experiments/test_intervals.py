@@ -49,6 +49,8 @@ def test_the_interval_of_three_values_by_hand() -> None:
 def test_a_single_value_tells_nothing_apart() -> None:
     assert mean_interval([5.0]).half_width is None
     assert not mean_interval([5.0]).leaves_out_zero
+    assert not mean_interval([5.0, 5.001]).leaves_out_zero  # two say too little of their own spread
+    assert mean_interval([5.0, 5.001, 5.002]).leaves_out_zero
     assert not mean_interval([5.0, math.inf]).leaves_out_zero
 
 

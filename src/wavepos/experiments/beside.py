@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from wavepos.experiments.intervals import FEWEST
 from wavepos.experiments.published import (
     LENGTHS,
     LENGTHS_1024,
@@ -85,11 +86,13 @@ def _judged(panel: Panel, table: TableName) -> Iterator[str]:
     if not judged:
         return
     counts = Counter(how for _, _, how, _ in judged)
-    said = ", ".join(f"{counts[how]} {how}" for how in ("holds", "fails", "cannot be told", "one seed") if counts[how])
+    said = ", ".join(
+        f"{counts[how]} {how}" for how in ("holds", "fails", "cannot be told", "too few seeds") if counts[how]
+    )
     yield f"Of the paper's comparisons (who beats whom at which length), {len(judged)} can be looked for here: {said}."
     yield (
         "A comparison holds or fails where the 95% interval of the paired difference over seeds leaves out zero; with "
-        "one seed there is none. Numbers of the paper that cannot be right are left out."
+        "fewer than three seeds nothing is told. Numbers of the paper that cannot be right are left out."
     )
     yield ""
     fails = [(c, ours, said) for c, ours, how, said in judged if how == "fails"]
@@ -106,8 +109,8 @@ def judged_comparisons(panel: Panel, table: TableName) -> Iterator[tuple[Compari
     """Each comparison of the paper that our runs can be asked about.
 
     Yields:
-        The comparison, our length, "holds", "fails", "cannot be told" or "one seed", and our difference as text: better
-        less worse, in nats a token, below zero where it holds.
+        The comparison, our length, "holds", "fails", "cannot be told" or "too few seeds", and our difference as text:
+        better less worse, in nats a token, below zero where it holds.
     """
     text = panel.texts[0]
     by_protocol = {kind: {c.length: c for c in columns(panel, text, kind)} for kind in PROTOCOLS}
@@ -123,8 +126,8 @@ def judged_comparisons(panel: Panel, table: TableName) -> Iterator[tuple[Compari
         difference = found[ours].difference(*names)
         if difference is None:
             continue
-        if difference.half_width is None:
-            how = "one seed"
+        if difference.half_width is None or difference.count < FEWEST:
+            how = "too few seeds"
         else:
             how = verdict(-difference.mean - difference.half_width, -difference.mean + difference.half_width)
         yield comparison, ours, how, difference_text(difference)

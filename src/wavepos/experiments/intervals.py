@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 LEVEL = 0.95
 """Of every interval in a report."""
+FEWEST = 3
+"""Values below which nothing is told apart: the spread of two says too little of itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +27,8 @@ class Interval:
 
     @property
     def leaves_out_zero(self) -> bool:
-        """Whether all of the interval lies on one side of zero; never so for a single value."""
-        return self.half_width is not None and abs(self.mean) > self.half_width
+        """Whether all of the interval lies on one side of zero; never so below three values."""
+        return self.half_width is not None and self.count >= FEWEST and abs(self.mean) > self.half_width
 
 
 def mean_interval(values: Sequence[float]) -> Interval:

@@ -7,7 +7,7 @@ from typing import Any
 
 from wavepos.evaluate.perplexity import KINDS
 from wavepos.experiments.folders import short_count
-from wavepos.experiments.intervals import Interval, mean_interval
+from wavepos.experiments.intervals import FEWEST, Interval, mean_interval
 from wavepos.experiments.study import comparable
 
 BLOCKS = {
@@ -73,13 +73,13 @@ class Column:
     def best(self) -> str | None:
         """The method that beats every other by more than chance, or None.
 
-        Methods of one seed are not ranked, but none of them may have the lowest mean.
+        Methods of fewer than three seeds are not ranked, but none of them may have the lowest mean.
         """
         means = {name: statistics.fmean(values.values()) for name, values in self.nats.items()}
         if not means:
             return None
         first = min(means, key=means.__getitem__)
-        ranked = [name for name, values in self.nats.items() if len(values) > 1]
+        ranked = [name for name, values in self.nats.items() if len(values) >= FEWEST]
         if first not in ranked or len(ranked) < 2:
             return None
         told = (self.difference(first, other) for other in ranked if other != first)
@@ -188,10 +188,12 @@ def seeds_note(panel: Panel) -> str:
             "One seed each: no difference can be told from chance, so nothing is bold and nothing is ranked. "
             "More seeds (--seeds) train only what is new."
         )
+    spread = f"Mean ± standard deviation of up to {panel.most_seeds} seeds. "
+    if panel.most_seeds < FEWEST:
+        return f"{spread}Fewer than {FEWEST} seeds rank nothing, so nothing is bold."
     return (
-        f"Mean ± standard deviation of up to {panel.most_seeds} seeds. Bold: better than every other method of several "
-        "seeds by a paired difference whose 95% interval (Student's t, each comparison by itself) leaves out zero. "
-        "Methods of one seed are not ranked."
+        f"{spread}Bold: better than every other method of at least {FEWEST} seeds by a paired difference whose 95% "
+        "interval (Student's t, each comparison by itself) leaves out zero. Methods of fewer seeds are not ranked."
     )
 
 
