@@ -1,4 +1,4 @@
-"""The demo: one small study on Python's standard library: trained short, read long, beside a reference of five seeds.
+"""The demo: one small study on Python's standard library: trained short, read long, beside a reference of several seeds.
 
 Its budget is in tokens, so that a run never depends on the machine nor on how many runs there are.
 """
@@ -23,7 +23,7 @@ SEQ_LEN = 128
 STEPS = 200
 SCORED_TOKENS = 16_384
 REFERENCE = "demo.json"
-"""In results/ of a checkout: the report.json of five seeds of the demo."""
+"""In results/ of a checkout: the report.json of several seeds of the demo."""
 LENGTHS = (64, 128, 256, 512, 1024)
 
 
@@ -87,7 +87,7 @@ def demo_config(position: dict[str, Any], corpus: str, seed: int) -> TrainConfig
 
 
 def demo_reference() -> dict[str, Any] | None:
-    """The result of five seeds that a checkout brings along, or None."""
+    """The result of several seeds that a checkout brings along, or None."""
     path = Path(__file__).resolve().parents[3] / "results" / REFERENCE
     if not path.is_file():
         return None
