@@ -1,4 +1,4 @@
-"""The demo: one small study on Python's standard library: trained short, read long, beside a reference of several seeds.
+"""The demo: a small study on Python's standard library: trained short, read long, beside a reference of several seeds.
 
 Its budget is in tokens, so that a run never depends on the machine nor on how many runs there are.
 """
