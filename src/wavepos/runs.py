@@ -221,6 +221,17 @@ def _program() -> list[str]:
     return [program.name]
 
 
+def flush(path: Path) -> None:
+    """fsync a file or folder; outside POSIX neither can be flushed by a read-only descriptor, and nothing is done."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

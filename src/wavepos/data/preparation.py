@@ -26,6 +26,7 @@ from wavepos.data.tokenizers import (
     train_bpe,
 )
 from wavepos.data.tokens import BATCH_CHARACTERS, Bound, TokenFile, open_token_file, write_split
+from wavepos.runs import flush
 
 
 def default_cache_dir() -> Path:
@@ -67,7 +68,7 @@ def cached_folder(
             if not is_whole(target):
                 shutil.rmtree(target, ignore_errors=True)
                 temporary.replace(target)
-                _flush_entry(cache_dir)
+                flush(cache_dir)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return target
@@ -75,19 +76,8 @@ def cached_folder(
 
 def _flush(folder: Path) -> None:
     for path in folder.rglob("*"):
-        _flush_entry(path)
-    _flush_entry(folder)
-
-
-def _flush_entry(path: Path) -> None:
-    """fsync; outside POSIX, files cannot be flushed through a read-only descriptor nor folders at all."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(path)
+    flush(folder)
 
 
 FORMAT = 1

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from wavepos.console import Tally, Update
 from wavepos.data import Split, TokenFile, prepare_split
-from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, window_nats
+from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, table_protocols, window_nats
 from wavepos.models.loading import load_model
 from wavepos.runs import MODEL, environment, finished_run, slug, write_json
 
@@ -114,14 +114,7 @@ def tokens_read(lengths: Sequence[int], train_len: int) -> int:
 
 
 def _protocols(lengths: Sequence[int], train_len: int) -> list[Protocol]:
-    return [
-        protocol
-        for length in lengths
-        for protocol in (
-            Protocol(kind="nonoverlapping", seq_len=length, train_len=train_len),
-            Protocol(kind="whole", seq_len=length),
-        )
-    ]
+    return table_protocols(lengths, train_len, ("nonoverlapping", "whole"))
 
 
 def _distinct_windows(plans: Sequence[Sequence[Window]]) -> list[Window]:

@@ -202,8 +202,8 @@ def window_nats(
     return nats
 
 
-def table_protocols(seq_lens: Sequence[int], train_len: int) -> list[Protocol]:
-    """The three protocols at each length; sliding windows move by half their length."""
+def table_protocols(seq_lens: Sequence[int], train_len: int, kinds: Sequence[Kind] = KINDS) -> list[Protocol]:
+    """The three protocols at each length, or those of some kinds; sliding windows move by half their length."""
     return [
         protocol
         for seq_len in seq_lens
@@ -212,6 +212,7 @@ def table_protocols(seq_lens: Sequence[int], train_len: int) -> list[Protocol]:
             Protocol(kind="whole", seq_len=seq_len),
             Protocol(kind="sliding", seq_len=seq_len, stride=max(1, seq_len // 2)),
         )
+        if protocol.kind in kinds
     ]
 
 

@@ -4,20 +4,19 @@ from typing import Any
 
 import wavepos.analysis.rope_based_wavelet  # noqa: F401 - registers its method
 from wavepos.experiments.study import Method
+from wavepos.positions.wavelet import PAPER_LENGTH, WaveletConfig
 
 FIRST_SEEDS = 3
 """Seeds of the methods that the comparison is about; the others get one."""
-PAPER_FITS = 512
-"""The trained length that the paper's scales 2⁰ … 2⁷ fit: there the fit grid is no other."""
-
-
 REGISTERED_BY = ("wavepos.analysis.rope_based_wavelet",)
 """Modules that register methods of the table, for `Study.imports`."""
 
 
 def fit_scales(seq_len: int) -> tuple[float, ...]:
-    """The paper's scales 2⁰ … 2⁷ moved to another trained length: 2^i · L_train/512, i = 0 … 7."""
-    return tuple(2.0**i * seq_len / PAPER_FITS for i in range(8))
+    """The scales that `scales="fit"` stands for at a trained length, as numbers."""
+    scales = WaveletConfig(scales="fit", trained_length=seq_len).given_scales
+    assert scales is not None
+    return scales
 
 
 def table1_methods(seq_len: int) -> dict[str, Method]:
@@ -36,7 +35,7 @@ def table1_methods(seq_len: int) -> dict[str, Method]:
         "ALiBi": {"method": "alibi"},
         "Wavelet": {"method": "wavelet"},
         "Wavelet, future": {"method": "wavelet", "direction": "future"},
-        **({} if seq_len == PAPER_FITS else fitted),
+        **({} if seq_len == PAPER_LENGTH else fitted),
         "Wavelet, recency start": {"method": "wavelet", "query_bias": "recency"},
     }
     second: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from wavepos.console import Update
 from wavepos.data import TokenFile, open_corpus, prepare, prepare_split
-from wavepos.evaluate.perplexity import KINDS, Perplexity, evaluate_protocols, perplexity_record, table_protocols
+from wavepos.evaluate.perplexity import Perplexity, evaluate_protocols, perplexity_record, table_protocols
 from wavepos.evaluate.run import text_size
 from wavepos.experiments.folders import FAILURE, LOCK, evaluation_path, is_finished
 from wavepos.experiments.study import Evaluation, Study
@@ -166,7 +166,7 @@ def _evaluate(folder: Path, config: TrainConfig, evaluations: Sequence[Evaluatio
         bound = None if evaluation.tokens is None else evaluation.tokens + 1
         tokens = prepare_split(corpus, evaluation.split, tokenizer, max_tokens=bound, ended=False)
         results = _perplexities(folder, config, evaluation, tokens, update)
-        kinds = [result.protocol.kind for result in results]
+        whole = next((result for result in reversed(results) if result.protocol.kind == "whole"), None)
         record = {
             "evaluation": dataclasses.asdict(evaluation),
             "corpus": corpus,
@@ -174,12 +174,10 @@ def _evaluate(folder: Path, config: TrainConfig, evaluations: Sequence[Evaluatio
             "bytes": tokens.num_bytes,
             "precision": "bf16" if uses_bf16(config.precision) else "fp32",
             "perplexities": [perplexity_record(result) for result in results],
-            "loss_by_position": [
-                round(value, 4) for value in results[_last(kinds, "whole")].loss_by_position
-            ] if "whole" in kinds else None,
+            "loss_by_position": None if whole is None else [round(value, 4) for value in whole.loss_by_position],
             "seconds": round(time.monotonic() - started, 1),
             "environment": environment(),
-        }  # fmt: skip
+        }
         write_json(evaluation_path(folder, evaluation), record)
 
 
@@ -188,8 +186,7 @@ def _perplexities(
 ) -> list[Perplexity]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = load_model(folder / MODEL, position=evaluation.read_with).to(device)
-    wanted = table_protocols(evaluation.lengths, config.seq_len)
-    protocols = [protocol for protocol in wanted if protocol.kind in evaluation.protocols]
+    protocols = table_protocols(evaluation.lengths, config.seq_len, evaluation.protocols)
     with torch.autocast(device, torch.bfloat16, uses_bf16(config.precision)):
         return evaluate_protocols(
             model.token_losses,
@@ -199,8 +196,3 @@ def _perplexities(
             device=device,
             update=lambda done, total, note="": update(done, total, f"reading {tokens.corpus}: {note}"),
         )
-
-
-def _last(kinds: Sequence[str], kind: str) -> int:
-    assert kind in KINDS
-    return len(kinds) - 1 - list(reversed(kinds)).index(kind)

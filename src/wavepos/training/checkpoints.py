@@ -1,7 +1,6 @@
 """Checkpoints known to be whole: each lists its files with sizes and checksums, and is verified before it is taken."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from wavepos.console import console
 from wavepos.data.corpus import file_sha256
-from wavepos.runs import write_json
+from wavepos.runs import flush, write_json
 
 MARKER = "complete.json"
 STATES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -26,9 +25,9 @@ def mark_complete(checkpoint: Path, facts: dict[str, Any]) -> None:
     """Flush all files of a checkpoint to disk, then write their list and the facts into its complete.json."""
     files = {}
     for path in _files(checkpoint):
-        _flush(path)
+        flush(path)
         files[path.relative_to(checkpoint).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-    _flush(checkpoint)
+    flush(checkpoint)
     write_json(checkpoint / MARKER, {**facts, "files": files})
 
 
@@ -108,13 +107,3 @@ def _any(checkpoint: Path, names: tuple[str, ...]) -> bool:
 
 def _files(checkpoint: Path) -> Iterator[Path]:
     return (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != MARKER)
-
-
-def _flush(path: Path) -> None:
-    if os.name != "posix":  # elsewhere files cannot be flushed through a read-only descriptor, nor folders at all
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
