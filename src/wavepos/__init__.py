@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from wavepos.ops.attention import attention, attention_map
     from wavepos.positions import (
         ALiBi,
+        Cable,
+        ForgetGate,
         Kerple,
         LearnedRelative,
         NoPE,
@@ -23,6 +25,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ALiBi",
+    "Cable",
+    "ForgetGate",
     "Kerple",
     "LearnedRelative",
     "NoPE",

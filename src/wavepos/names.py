@@ -7,6 +7,8 @@ POSITIONS: Mapping[str, str] = {
     "nope": "wavepos.positions.nope:NoPEConfig",
     "rotary": "wavepos.positions.rotary:RotaryConfig",
     "alibi": "wavepos.positions.alibi:ALiBiConfig",
+    "forget_gate": "wavepos.positions.forget_gate:ForgetGateConfig",
+    "cable": "wavepos.positions.cable:CableConfig",
     "kerple": "wavepos.positions.kerple:KerpleConfig",
     "t5": "wavepos.positions.t5_bias:T5BiasConfig",
     "shaw": "wavepos.positions.shaw:ShawRelativeConfig",

@@ -28,7 +28,7 @@ RECORD, MODEL, CHECKPOINTS, TENSORBOARD = "run.json", "model", "checkpoints", "t
 """What lies in a run directory."""
 PLACES = ("corpus", "tokenizer")
 """Fields of a config that only say where the data lie."""
-NAMED_BY_VALUE = ("query_bias", "wavelet", "direction")
+NAMED_BY_VALUE = ("query_bias", "wavelet", "direction", "gate")
 """Fields of a position whose value alone says which it is."""
 LONGEST_NAME = 40
 PACKAGES = ("wavepos", "torch", "triton", "transformers", "accelerate", "tokenizers", "lm_eval", "numpy", "PyWavelets")

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from wavepos.ops.attention import attention
 from wavepos.ops.call import Backend
 from wavepos.positions import LearnedRelative, Position, ScoreTerms
-from wavepos.positions.terms import ReadsRelativeStates
+from wavepos.positions.terms import ReadsGates, ReadsRelativeStates
 
 Attend = Callable[..., Tensor]
 """What is called as `wavepos.attention` is: (q, k, v, *, position, query_offset, …) to the output."""
@@ -74,6 +75,15 @@ class Case:
         generator = torch.Generator().manual_seed(self.seed + 1)
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
 
+    def gates(self, position: Position) -> Tensor | None:
+        """Log gates of random logits [B,H,S], rounded to the dtype as models round them; None if it reads none."""
+        if not (isinstance(position, ReadsGates) and position.reads_gates):
+            return None
+        generator = torch.Generator().manual_seed(self.seed + 2)
+        shape = (self.batch, self.num_heads, self.num_keys)
+        logits = torch.randn(shape, generator=generator, dtype=torch.float64) + 2.0
+        return logsigmoid(logits).to(self.device, self.dtype)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Error:
@@ -110,7 +120,7 @@ class Error:
 
 
 def measure(position: Position, case: Case, backend: Backend | Attend, **kwargs: Any) -> list[Error]:
-    """Errors of the output and of the gradients of q, k, v, relative states and every learned parameter.
+    """Errors of the output and of the gradients of q, k, v, relative states, gates and every learned parameter.
 
     Args:
         position: the positional method; it is copied, not changed.
@@ -135,6 +145,8 @@ def measure(position: Position, case: Case, backend: Backend | Attend, **kwargs:
     states = case.relative_states(position)
     if states is not None:
         inputs["relative_states"] = states
+    if (gates := case.gates(position)) is not None:
+        inputs["gates"] = gates
     attend = _named(backend) if isinstance(backend, str) else backend
     return compare(attend, position, inputs, grad, **{"query_offset": case.query_offset, **kwargs})
 
@@ -170,7 +182,7 @@ def compare(
     Args:
         attend: called as `wavepos.attention`, with the inputs, a copy of the position and the kwargs.
         position: the positional method; parameters that require no gradient are not compared.
-        inputs: q, k and v by name, and relative_states where the position reads them; each gets a gradient.
+        inputs: q, k and v by name, relative_states and gates where the position reads them; each gets a gradient.
         grad: the gradient that arrives at the output; None: the output alone.
         kwargs: further arguments of `attention`. In the reference floating-point tensors become float64.
 
@@ -220,8 +232,10 @@ def _dense(*, q: Tensor, k: Tensor, v: Tensor, position: Position, **kwargs: Any
     """What a user would write without a kernel: matrix products in q's dtype, softmax in float32."""
     offset = kwargs.get("query_offset")
     offset = k.shape[2] - q.shape[2] if offset is None else offset
-    states = {"relative_states_BHTE": kwargs["relative_states"]} if isinstance(position, ReadsRelativeStates) else {}
-    terms = position.terms(q, k, q_offset=offset, **states)
+    read = {"relative_states_BHTE": kwargs["relative_states"]} if isinstance(position, ReadsRelativeStates) else {}
+    if isinstance(position, ReadsGates):
+        read["gates_BHS"] = kwargs.get("gates")
+    terms = position.terms(q, k, q_offset=offset, **read)
     repeats = q.shape[1] // k.shape[1]
     keys, values = terms.k_BGSD.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     scale = kwargs.get("softmax_scale") or 1.0 / math.sqrt(q.shape[-1])
@@ -231,6 +245,8 @@ def _dense(*, q: Tensor, k: Tensor, v: Tensor, position: Position, **kwargs: Any
     if terms.bias_HR is not None:
         bias = terms.bias_HR.to(q.dtype)[:, None].expand(-1, q.shape[2], -1)
         scores = scores + _skew(bias, displacement, terms)
+    if terms.gates_BHS is not None:
+        scores = scores + _gate_bias(terms.gates_BHS, at_T, k.shape[2]).to(q.dtype)
     allowed = _allowed(at_T, at_S, kwargs)
     scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)) * allowed
@@ -260,6 +276,12 @@ def _skew(values: Tensor, displacement: Tensor, terms: ScoreTerms) -> Tensor:
     last = values.shape[-1] - 1
     at = torch.take_along_dim(values, displacement.clamp(0, last).expand(*values.shape[:-1], -1), -1)
     return torch.where(displacement > last, 0.0, at) if terms.tail == "zero" else at
+
+
+def _gate_bias(gates: Tensor, at_T: Tensor, num_keys: int) -> Tensor:
+    """c[m] − c[n], [B or 1,H,T,S], summed in float32 as the authors of FoX do."""
+    sums = gates.expand(*gates.shape[:2], num_keys).to(torch.promote_types(gates.dtype, torch.float32)).cumsum(-1)
+    return sums[..., at_T.clamp_max(num_keys - 1), None] - sums[..., None, :]
 
 
 def _roundings_of_one(name: str, inputs: Mapping[str, Tensor]) -> float:

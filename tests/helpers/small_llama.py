@@ -10,7 +10,8 @@ from wavepos.positions import METHODS
 RECENCY = {"method": "wavelet", "query_bias": "recency"}
 YARN = {"method": "rotary", "scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}
 DYNAMIC = {"method": "rotary", "scaling": {"rope_type": "dynamic", "factor": 4.0, "max_position_embeddings": 16}}
-POSITIONS = [*METHODS, RECENCY, YARN, "rope_wavelet"]
+FORGET = {"method": "wavelet", "gate": "forget"}
+POSITIONS = [*METHODS, RECENCY, FORGET, YARN, "rope_wavelet"]
 SIZES = {
     "vocab_size": 97,
     "hidden_size": 64,
@@ -51,5 +52,5 @@ def tokens(batch: int = 2, length: int = 48, seed: int = 1) -> Tensor:
 def name(position: str | dict) -> str:
     if isinstance(position, str):
         return position
-    rest = position.get("scaling", {}).get("rope_type") or position.get("query_bias")
+    rest = position.get("scaling", {}).get("rope_type") or position.get("query_bias") or position.get("gate")
     return f"{position['method']}-{rest}"

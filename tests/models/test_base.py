@@ -17,8 +17,13 @@ LEARNED = {
     "transformer_xl": ["weight_HDC", "u_HD", "v_HD"],
     "wavelet-recency": ["query_bias_HD"],
     "learned_relative": ["weight"],
+    "forget_gate": ["bias_H"],
+    "wavelet-forget": ["gate.bias_H"],
 }
 """Learned tensors of each method, as saved models name them."""
+
+PROJECTED = ("learned_relative", "forget_gate", "cable", "wavelet-forget")
+"""The methods that read a projection of their own of the hidden state."""
 
 LLAMA_LAYER = [f"self_attn.{x}_proj.weight" for x in "qkvo"] + [f"mlp.{x}_proj.weight" for x in ("gate", "up", "down")]
 LLAMA_LAYER += ["input_layernorm.weight", "post_attention_layernorm.weight"]
@@ -34,11 +39,12 @@ def saved_names(family: str, method: str) -> set[str]:
             at = f"model.layers.{layer}."
             names |= {at + part for part in LLAMA_LAYER}
             names |= {f"{at}self_attn.position.{part}" for part in learned}
-            names |= {f"{at}self_attn.r_proj.weight"} if method == "learned_relative" else set()
+            names |= {f"{at}self_attn.r_proj.weight"} if method in PROJECTED else set()
         else:
             names |= {f"layers.{layer}.{part}.{kind}" for part in OUR_LAYER for kind in ("weight", "bias")}
             names |= {f"positions.{layer}.{part}" for part in learned}
-            names |= {f"relative.{layer}.{k}" for k in ("weight", "bias")} if method == "learned_relative" else set()
+            names |= {f"relative.{layer}.weight"} if method in PROJECTED else set()
+            names |= {f"relative.{layer}.bias"} if method == "learned_relative" else set()
     if family == "llama":
         return names | {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
     bands = range(3) if family.endswith("adaptive") else range(1)
@@ -82,7 +88,7 @@ def test_a_seed_gives_all_methods_the_same_other_weights(family: str) -> None:
         return weights
 
     plain = state("nope")
-    for position in ("t5", "transformer_xl", "learned_relative", RECENCY):
+    for position in ("t5", "transformer_xl", "learned_relative", "forget_gate", "cable", RECENCY):
         other = state(position)
         assert set(plain) < set(other)
         for key, x in plain.items():

@@ -51,6 +51,8 @@ CONFIGS = [
     {"method": "transformer_xl", "sinusoid_dim": 32},
     {"method": "wavelet", "wavelet": "gaussian", "scales": [1.0, 2.0], "direction": "future", "query_bias": "recency"},
     {"method": "wavelet", "scales": [2.0**j for j in range(32)]},
+    {"method": "wavelet", "gate": "forget"},
+    {"method": "forget_gate", "decay_times": [2.0, 512.0]},
 ]
 
 
@@ -60,14 +62,16 @@ def test_configs_round_trip_through_json(config: str | dict) -> None:
     assert parse_position(json.loads(json.dumps(position_dict(parsed)))) == parsed
     position = build_position(parsed, head_dim=32, num_heads=4)
     q = torch.randn(1, 4, 7, 32)
-    states = {"relative_states_BHTE": q[..., :16]} if isinstance(position, LearnedRelative) else {}
-    terms = position.terms(q, q, q_offset=3, **states)
+    read = {"relative_states_BHTE": q[..., :16]} if isinstance(position, LearnedRelative) else {}
+    if parsed.reads_gates:
+        read["gates_BHS"] = -q[..., 0].abs()
+    terms = position.terms(q, q, q_offset=3, **read)
     assert terms.q_BHTD.shape == q.shape
-    assert position.needs_table == (terms.table is not None or terms.bias_HR is not None)
+    assert position.needs_table == (terms.in_use() & {"table", "bias_HR", "gates_BHS"} != set())
     if isinstance(config, dict):
-        assert {key: position_dict(parsed)[key] for key in config if key not in ("scaling", "scales")} == {
-            key: value for key, value in config.items() if key not in ("scaling", "scales")
-        }
+        assert {
+            key: position_dict(parsed)[key] for key in config if key not in ("scaling", "scales", "decay_times")
+        } == {key: value for key, value in config.items() if key not in ("scaling", "scales", "decay_times")}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ class AttentionInputs:
         v_BGSD: values.
         position: the method.
         relative_states_BHTE: what `LearnedRelative` multiplies with its table; None elsewhere.
+        gates_BHS: the log gates of `ForgetGate`, `Cable` or a `Wavelet` with a gate; None elsewhere.
     """
 
     q_BHTD: Tensor
@@ -34,6 +35,7 @@ class AttentionInputs:
     v_BGSD: Tensor
     position: Position
     relative_states_BHTE: Tensor | None = None
+    gates_BHS: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.q_BHTD.shape[0] != 1 or self.q_BHTD.shape[2] != self.k_BGSD.shape[2]:
@@ -62,6 +64,7 @@ class AttentionInputs:
             position=self.position,
             query_offset=first,
             relative_states=None if relative is None else relative[:, :, first:last],
+            gates=self.gates_BHS,
         )
         return weights_BHTS[0]
 

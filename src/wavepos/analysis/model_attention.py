@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wavepos.analysis.attention_maps import AttentionInputs
 from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM
+from wavepos.models.base import Projected
 from wavepos.positions import Position
 
 
@@ -64,10 +65,10 @@ def attention_inputs(model: nn.Module, input_ids: Tensor, layer: int) -> Attenti
     finally:
         handle.remove()
     q, k, v = parts.project(caught[0])
-    relative = None
-    if parts.relative is not None:
-        relative = parts.relative(caught[0]).unflatten(-1, (q.shape[1], -1)).transpose(1, 2)
-    return AttentionInputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, position=parts.position, relative_states_BHTE=relative)
+    relative, gates = Projected.of(parts.relative, parts.position, caught[0], q.shape[1])
+    return AttentionInputs(
+        q_BHTD=q, k_BGSD=k, v_BGSD=v, position=parts.position, relative_states_BHTE=relative, gates_BHS=gates
+    )
 
 
 @torch.no_grad()

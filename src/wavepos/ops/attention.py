@@ -38,8 +38,9 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     document_ids: Tensor | None = None,
     query_offset: int | Tensor | None = None,
     relative_states: Tensor | None = None,
+    gates: Tensor | None = None,
 ) -> Tensor:
-    """Attention with a positional method: softmax(softmax_scale · (q·k + r·p(δ)) + b) v, δ = m − n (Eq. 10).
+    """Attention with a positional method: softmax(softmax_scale · (q·k + r·p(δ)) + b + c) v, δ = m − n (Eq. 10).
 
     Keys stand at positions 0 … S − 1 and queries at the last T of them, as with a cache of S keys that already holds
     the T newest ones; `query_offset` puts them elsewhere, at query_offset … query_offset + T − 1.
@@ -48,8 +49,8 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         q: queries [B,H,T,D]; float32, float64, float16 or bfloat16.
         k: keys [B,G,S,D], G dividing H (grouped-query attention), of q's dtype and device.
         v: values [B,G,S,D].
-        position: `Wavelet`, `Rotary`, `ALiBi`, `T5Bias`, `ShawRelative`, `TransformerXLRelative`, `LearnedRelative` or
-            `NoPE`.
+        position: `Wavelet`, `Rotary`, `ALiBi`, `T5Bias`, `ShawRelative`, `TransformerXLRelative`, `LearnedRelative`,
+            `Kerple`, `ForgetGate`, `Cable`, `NoPE` or your own.
         causal: a query sees keys at its own position and before. False is served for `NoPE` and `Rotary` only: tables
             over displacements start at 0.
         backend: "banded" (exact, memory linear in T + S, no dropout), "triton" (one fused CUDA kernel, head_dim 64 and
@@ -64,6 +65,10 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
             tensor without dimensions serves steps that are compiled once for all positions (static caches): causal,
             with T·S memory, without document_ids; `Rotary` then needs keys that are already rotated.
         relative_states: [B,H,T,E] in q's dtype, what `LearnedRelative` multiplies with its table; None elsewhere.
+        gates: [B,H,S], float32 or q's dtype, the logarithms of the gates of `ForgetGate`, `Cable` or a `Wavelet` with a
+            gate, as the position's `gates` makes them; None elsewhere. c_n is their sum up to key n, hidden keys
+            counted. That they are finite and at most 0 is asked on the CPU; elsewhere, and in compiled models,
+            looking would stop the device, and others give wrong numbers.
 
     Returns:
         [B,H,T,D] in q's dtype; queries that see no key give zero.
@@ -83,7 +88,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     q, k, v, relative_states = _autocast(q, k, v, relative_states)
     with _no_autocast(q.device.type):
         call = Call(
-            terms=checked_terms(position, q, k, offset, relative_states),
+            terms=checked_terms(position, q, k, offset, relative_states, gates),
             v_BGSD=v,
             mask=mask,
             softmax_scale=scale,
@@ -105,11 +110,12 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     document_ids: Tensor | None = None,
     query_offset: int | Tensor | None = None,
     relative_states: Tensor | None = None,
+    gates: Tensor | None = None,
 ) -> Tensor:
     """The weights that `attention` gives each value, to be looked at; memory grows as T·S.
 
     Args:
-        q, k, position, causal, softmax_scale, key_padding_mask, document_ids, query_offset, relative_states: as
+        q, k, position, causal, softmax_scale, key_padding_mask, document_ids, query_offset, relative_states, gates: as
             `attention` takes them; under autocast q, k and relative_states are cast as there.
 
     Returns:
@@ -129,7 +135,7 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     scale = checked_scale(softmax_scale, q.shape[-1])
     q, k, _, relative_states = _autocast(q, k, k, relative_states)
     with _no_autocast(q.device.type):
-        terms = checked_terms(position, q, k, offset, relative_states)
+        terms = checked_terms(position, q, k, offset, relative_states, gates)
         return run_backend("weights", Call(terms=terms, v_BGSD=k, mask=mask, softmax_scale=scale))
 
 

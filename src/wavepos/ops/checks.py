@@ -3,14 +3,15 @@
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 import torch
 from torch import Tensor
 
 from wavepos.ops.call import Backend
 from wavepos.ops.mask import Mask
-from wavepos.positions.terms import Position, ReadsRelativeStates, ScoreTerms
+from wavepos.positions.tables import no_mode_is_active
+from wavepos.positions.terms import Position, ReadsGates, ReadsRelativeStates, ScoreTerms
 
 LAYOUT = "[batch, heads, length, head_dim]"
 
@@ -151,15 +152,23 @@ def check_mask(mask: Mask, q: Tensor) -> None:
 
 
 def checked_terms(
-    position: Position, q: Tensor, k: Tensor, query_offset: int, relative_states: Tensor | None
+    position: Position,
+    q: Tensor,
+    k: Tensor,
+    query_offset: int,
+    relative_states: Tensor | None,
+    gates: Tensor | None = None,
 ) -> ScoreTerms:
     """The position's terms, on q's device and of its heads and sizes; ValueError unless they are."""
     check_states(position, q, relative_states)
+    check_gates(position, q, k, gates)
+    given: dict[str, Any] = {}
+    if isinstance(position, ReadsRelativeStates):
+        given["relative_states_BHTE"] = relative_states
+    if isinstance(position, ReadsGates):
+        given["gates_BHS"] = gates
     try:
-        if isinstance(position, ReadsRelativeStates):
-            terms = position.terms(q, k, q_offset=query_offset, relative_states_BHTE=relative_states)
-        else:
-            terms = position.terms(q, k, q_offset=query_offset)
+        terms = position.terms(q, k, q_offset=query_offset, **given)
     except RuntimeError as error:  # PyTorch's own words for tensors on two devices name neither
         check_parameters(position, q, error)
         raise
@@ -180,6 +189,34 @@ def check_states(position: Position, q: Tensor, relative_states: Tensor | None) 
         )
 
 
+def check_gates(position: Position, q: Tensor, k: Tensor, gates: Tensor | None) -> None:
+    """Raise ValueError for gates that no one reads, that are missing, or that are no log gates of these keys."""
+    reads = isinstance(position, ReadsGates) and position.reads_gates
+    name, expected = type(position).__name__, (q.shape[0], q.shape[1], k.shape[2])
+    if gates is None:
+        if reads:
+            raise ValueError(f"{name} needs gates of shape [batch, heads, keys] = {expected}, got None")
+        return
+    if not reads:
+        raise ValueError(f"gates go with positions that read them (ForgetGate, Cable, Wavelet(gate=...)), got {name}")
+    if tuple(gates.shape) != expected:
+        raise ValueError(f"gates must have shape [batch, heads, keys] = {expected}, got {tuple(gates.shape)}")
+    if gates.dtype not in (q.dtype, torch.float32) or gates.device != q.device:
+        raise ValueError(
+            f"gates must be of float32 or q's dtype and on its device, {q.dtype}, {q.device}, "
+            f"got {gates.dtype}, {gates.device}"
+        )
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    if gates.device.type != "cpu" or not no_mode_is_active() or wrapped(gates):  # looking costs, or cannot be done
+        return
+    if not bool(((gates <= 0.0) & gates.isfinite()).all()):
+        lowest, highest = (float(x) for x in gates.detach().aminmax())
+        raise ValueError(
+            "gates must be logarithms of gates between 0 and 1, so finite and at most 0, got values from "
+            f"{lowest:.3g} to {highest:.3g}: position.gates makes them of a projection"
+        )
+
+
 def check_parameters(position: Position, q: Tensor, error: Exception) -> None:
     """Raise ValueError where a learned parameter is on another device than q."""
     for name, x in position.named_parameters():
@@ -189,14 +226,16 @@ def check_parameters(position: Position, q: Tensor, error: Exception) -> None:
 
 def check_terms(terms: ScoreTerms, position: Position, q: Tensor, k: Tensor) -> None:
     """Raise ValueError unless what the position gave is on q's device and of q's heads and sizes."""
-    device = q.device
     for name, x in terms.tensors():
-        if x is not q and x is not k and x.device != device:
+        if x.device != q.device:
             raise _elsewhere(position, name, x, q)
     r, table, bias = terms.r_BHTE, terms.table, terms.bias_HR
     for name, given, x in (("q", terms.q_BHTD, q), ("k", terms.k_BGSD, k)):
         if given is not x and given.shape != x.shape:
             _refuse_terms(position, name, given.shape, x.shape)
+    shapes = [(batch, q.shape[1], length) for batch in (1, q.shape[0]) for length in (1, k.shape[2])]
+    if terms.gates_BHS is not None and tuple(terms.gates_BHS.shape) not in shapes:
+        _refuse_terms(position, "gates", terms.gates_BHS.shape, shapes[-1])
     if r is None and table is None and bias is None:
         return
     if (table is None) != (r is None):

@@ -5,11 +5,14 @@ from torch import Tensor
 from torch.nn.functional import dropout as random_dropout
 
 from wavepos.ops.call import TABLE_TERMS, Call, Implementation
+from wavepos.ops.gates import gate_differences
 from wavepos.ops.mask import hide
 
 
 def _weights(call: Call) -> Tensor:
-    """softmax of s[h,m,n] = softmax_scale · q_m·k_n + relative_scale · r_m·p(δ) + b[h,δ] over the keys seen (Eq. 10).
+    """softmax over the keys seen of the scores s[h,m,n] (Eq. 10 and its further terms).
+
+    s[h,m,n] = softmax_scale · q_m·k_n + relative_scale · r_m·p(δ) + b[h,δ] + c[h,m] − c[h,n]
 
     Returns:
         [B,H,T,S], float32 (float64 for float64 input); the rows of queries that see no key are zero.
@@ -25,6 +28,10 @@ def _weights(call: Call) -> Tensor:
         num_queries = terms.q_BHTD.shape[2]
         bias_HTR = terms.bias_HR.to(dtype)[:, None].expand(-1, num_queries, -1)
         scores_BHTS = scores_BHTS + terms.at_displacement(bias_HTR, displacement_TS)
+    query_T = torch.arange(mask.num_queries, device=terms.q_BHTD.device) + mask.query_offset
+    gates_BHTS = gate_differences(call, query_T)
+    if gates_BHTS is not None:
+        scores_BHTS = scores_BHTS + gates_BHTS.to(dtype)
     allowed = mask.allowed(terms.q_BHTD.device)
     return hide(scores_BHTS, allowed, allowed.any(-1, keepdim=True)).softmax(dim=-1) * allowed
 
@@ -49,6 +56,6 @@ def _grouped(x_BH: Tensor, num_groups: int) -> Tensor:
     return x_BH.reshape(x_BH.shape[0], num_groups, heads_per_group, *x_BH.shape[2:])
 
 
-_SERVES = TABLE_TERMS | {"first_displacement"}
+_SERVES = TABLE_TERMS | {"first_displacement", "gates_BHS"}
 REFERENCE = Implementation(label="backend='reference'", serves=_SERVES, limits=lambda call: None, compute=_attention)
 WEIGHTS = Implementation(label="attention_map", serves=_SERVES, limits=lambda call: None, compute=_weights)

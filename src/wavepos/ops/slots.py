@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from wavepos.ops.call import DENSE_LIMIT, TABLE_TERMS, Call, Implementation
+from wavepos.ops.gates import gate_differences
 from wavepos.ops.mask import hide
 from wavepos.positions.terms import at_least_float32
 
@@ -35,6 +36,9 @@ def _attention(call: Call) -> Tensor:
     if terms.bias_HR is not None:
         bias_HTR = terms.bias_HR[:, None].expand(-1, mask.num_queries, -1)
         bias = bias + terms.at_displacement(bias_HTR, displacement_TS)
+    gates_BHTS = gate_differences(call, query)
+    if gates_BHTS is not None:
+        bias = bias + gates_BHTS.to(bias.dtype)
     seen = allowed.any(-1, keepdim=True)
     bias = hide(bias, allowed, seen).to(q.dtype).expand(*q.shape[:3], num_keys)
     grouped = terms.k_BGSD.shape[1] != q.shape[1]
@@ -60,7 +64,7 @@ def _limits(call: Call) -> str | None:
 
 SLOTS = Implementation(
     label="a tensor as query_offset",
-    serves=TABLE_TERMS | {"first_displacement"},
+    serves=TABLE_TERMS | {"first_displacement", "gates_BHS"},
     limits=_limits,
     compute=_attention,
     takes_device_offset=True,

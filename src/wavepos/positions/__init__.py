@@ -2,7 +2,9 @@
 
 from wavepos.names import METHODS
 from wavepos.positions.alibi import ALiBi
+from wavepos.positions.cable import Cable
 from wavepos.positions.config import PositionConfig
+from wavepos.positions.forget_gate import ForgetGate
 from wavepos.positions.kerple import Kerple
 from wavepos.positions.learned_relative import LearnedRelative, LearnedRelativeConfig
 from wavepos.positions.nope import NoPE
@@ -25,6 +27,8 @@ from wavepos.positions.wavelet import Wavelet
 __all__ = [
     "METHODS",
     "ALiBi",
+    "Cable",
+    "ForgetGate",
     "Kerple",
     "LearnedRelative",
     "LearnedRelativeConfig",

@@ -98,6 +98,11 @@ class PositionConfig(TypedConfig):
         """E of the relative states that a model projects for it from the hidden state; None: it reads none."""
         return None
 
+    @property
+    def reads_gates(self) -> bool:
+        """Whether a model projects for it a number per head and key from the hidden state, for `ReadsGates.gates`."""
+        return False
+
 
 Config = TypeVar("Config", bound=TypedConfig)
 

@@ -90,7 +90,7 @@ class TableCache:
             device: where.
             key: what else determines the values, at least 0; the table of the latest key is kept. None: nothing does.
         """
-        kept = self._tables.get(device) if _no_mode_is_active() else None
+        kept = self._tables.get(device) if no_mode_is_active() else None
         if kept is not None and kept[0] == key and kept[1].shape[-2] >= length:  # the way of every call but the first
             return kept[1][..., :length, :]
         constant = None if key is None else len(range(key))  # under torch.compile: a number, not a symbol
@@ -99,7 +99,7 @@ class TableCache:
 
     def low_rank(self, length: int, device: torch.device, dtype: torch.dtype) -> LowRank | None:
         """Entries 0 … length − 1 as factors good to the dtype's rounding; None where their rank is not low."""
-        kept = self._low_rank.get((device, dtype)) if _no_mode_is_active() else None
+        kept = self._low_rank.get((device, dtype)) if no_mode_is_active() else None
         if kept is not None and kept[0] >= length:
             factors = kept[1]
         else:
@@ -150,7 +150,7 @@ class TableCache:
         return {"_compute": self._compute, "_limit": self._limit, "_tables": {}, "_low_rank": {}}
 
 
-def _no_mode_is_active() -> bool:
+def no_mode_is_active() -> bool:
     """Whether no tracing, export or fake tensors are on, so that what is kept can be handed out as it is."""
     return not torch.compiler.is_compiling() and not _get_current_dispatch_mode_stack()
 

@@ -21,7 +21,9 @@ Tail = Literal["zero", "clamp", "none"]
 class ScoreTerms:
     """What a position says of the scores, with displacement δ = m − n (query position minus key position):
 
-        s[h,m,n] = softmax_scale · q_m·k_n + relative_scale · r_m·p(δ) + b[h,δ]
+        s[h,m,n] = softmax_scale · q_m·k_n + relative_scale · r_m·p(δ) + b[h,δ] + c[h,m] − c[h,n]
+
+    c is the running sum of the gates over the keys, so c[m] − c[n] is the sum of those of keys n + 1 … m.
 
     Attributes:
         q_BHTD: queries, [B,H,T,D].
@@ -29,6 +31,8 @@ class ScoreTerms:
         r_BHTE: what the table is multiplied with, [B,H,T,E]; None without a relative term.
         table: p(δ) for δ = first_displacement, first_displacement + 1, …; float32, [R,E], or [H,R,E] if heads differ.
         bias_HR: b[h,δ], added without softmax_scale; float32, [H,R].
+        gates_BHS: a log gate per key, at most 0, added without softmax_scale: [B or 1,H,S], or [B or 1,H,1] where every
+            key has the same; float32 or q's dtype. They go with causal attention.
         tail: what holds from displacement first_displacement + R on: "zero", or "clamp" (the last entry holds), or
             "none": table and bias cover every displacement that a causal query of this call meets.
         first_displacement: the displacement of entry 0; 0 in causal attention.
@@ -40,6 +44,7 @@ class ScoreTerms:
     r_BHTE: Tensor | None = None
     table: Tensor | None = None
     bias_HR: Tensor | None = None
+    gates_BHS: Tensor | None = None
     tail: Tail = "none"
     first_displacement: int = 0
     relative_scale: float | None = None
@@ -72,7 +77,7 @@ class Position(nn.Module, ABC):
     """A positional method: it turns queries and keys into `ScoreTerms` and knows nothing of how they are computed."""
 
     needs_table: bool = True
-    """Whether scores hold a term over displacements (False: NoPE and Rotary)."""
+    """Whether scores hold more than q·k: a table, a bias or gates (False: NoPE and Rotary)."""
 
     per_head: bool = False
     """Whether it holds something for each query head, so that a device with some of the heads must know which."""
@@ -132,6 +137,23 @@ class ReadsRelativeStates(Position):
         self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0, relative_states_BHTE: Tensor | None = None
     ) -> ScoreTerms:
         """The terms; ValueError without relative states or with some that do not fit q."""
+
+
+class ReadsGates(Position):
+    """A position with a log gate per key that is made of the hidden state and handed to `attention` beside q and k."""
+
+    reads_gates: bool = True
+    """Whether this one does: a class may have gates as an option."""
+
+    @abstractmethod
+    def gates(self, logits_BHS: Tensor) -> Tensor:
+        """The log gates [B,H,S], float32 (float64 for float64 input), of a projection of the hidden state, w_h·x_n."""
+
+    @abstractmethod
+    def terms(
+        self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0, gates_BHS: Tensor | None = None
+    ) -> ScoreTerms:
+        """The terms; gates that are missing or do not fit have been refused before."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from wavepos.positions.alibi import alibi_slopes
+from wavepos.positions.cable import Cable
 from wavepos.positions.config import LONGEST, PositionConfig, require_between
+from wavepos.positions.forget_gate import ForgetGate
 from wavepos.positions.tables import LowRank, TableCache
-from wavepos.positions.terms import Position, ScoreTerms, require_fit, require_positive_int
+from wavepos.positions.terms import ReadsGates, ScoreTerms, require_fit, require_positive_int
 from wavepos.wavelets import MotherWavelet, Sampled, mother_wavelet
 
 Direction = Literal["past", "future"]
 Amplitude = Literal["equal", "inverse_sqrt", "unit_peak"]
 QueryBias = Literal["zeros", "recency"]
+Gate = Literal["forget", "cable"]
 
 RECENCY_HEIGHT = 6.0
 RECENCY_PENALTY = 10.0
@@ -44,6 +47,7 @@ class WaveletConfig(PositionConfig):
     stretch: float = 1.0
 
     trained_length: int | None = None
+    gate: Gate | None = None
 
     def check(self) -> None:
         if (self.scales == "fit") != (self.trained_length is not None):
@@ -69,13 +73,17 @@ class WaveletConfig(PositionConfig):
             return self.scales if isinstance(self.scales, tuple) else None
         return tuple(2.0**i * self.trained_length / PAPER_LENGTH for i in range(NUM_SCALES))
 
+    @property
+    def reads_gates(self) -> bool:
+        return self.gate is not None
+
     def build(self, *, head_dim: int, num_heads: int) -> "Wavelet":
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Wavelet(head_dim, num_heads=num_heads, **values)
 
 
 @final
-class Wavelet(Position):
+class Wavelet(ReadsGates):
     """s = softmax_scale · (q_m·k_n + q_m·p(δ)), p_i(δ) = ψ((t − b_i)/a_i) over a grid of scales a and shifts b.
 
     Equations 10, 11 and 14. Dimension i_scale · len(shifts) + i_shift of the head holds scale i_scale and shift
@@ -94,19 +102,22 @@ class Wavelet(Position):
             wavelet divided by its largest value at a whole token).
         query_bias: None (the paper): r = q. "zeros" or "recency": r = q + v_h with a learned v_h, started at zero or so
             that softmax_scale · v_h·p(δ) ≈ max(0, 6 − slope_h·δ) with ALiBi's slopes and softmax_scale = 1/√D.
-        num_heads: query heads H; needed with query_bias only.
+        num_heads: query heads H; needed with query_bias or gate only.
         stretch: factor on the scales (position interpolation carried over to a, section 7.2): wavelets of a trained
             model made wider for longer sequences. Shifts and amplitudes stay.
         trained_length: L_train in tokens, with scales="fit". The paper's grid belongs to L_train = 512, where the
             widest scale is L_train / 4; this keeps that ratio. A scale well below one token is a spike on one token.
+        gate: "forget" or "cable": the log gates of `ForgetGate` (f from zero) or `Cable` beside the wavelets, which see
+            the near, while what lies beyond them is forgotten as the text says. `attention` then takes gates, which
+            `gates` makes. None (the paper): none.
 
     Raises:
         ValueError: a grid that does not give head_dim dimensions, or any argument out of its range.
 
-    Deviates from the paper: `query_bias`, "unit_peak", `stretch` and "fit" are ours. That training diverged with
-    "inverse_sqrt" its authors say in the open review (OpenReview forum OhauMUNW8T), not in the paper. Eq. 14 is "past",
-    footnote 8 and Tip 2 are "future". The defaults are the paper's but for one-sided wavelets: with `direction="past"`
-    Haar is the mirror image of Eq. 15, which "future" gives as printed.
+    Deviates from the paper: `query_bias`, `gate`, "unit_peak", `stretch` and "fit" are ours. That training diverged
+    with "inverse_sqrt" its authors say in the open review (OpenReview forum OhauMUNW8T), not in the paper. Eq. 14 is
+    "past", footnote 8 and Tip 2 are "future". The defaults are the paper's but for one-sided wavelets: with
+    `direction="past"` Haar is the mirror image of Eq. 15, which "future" gives as printed.
     """
 
     def __init__(  # noqa: PLR0913 - the public constructor: one argument per property of the grid
@@ -121,6 +132,7 @@ class Wavelet(Position):
         num_heads: int | None = None,
         stretch: float = 1.0,
         trained_length: int | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()
         require_positive_int("head_dim", head_dim)
@@ -134,18 +146,23 @@ class Wavelet(Position):
             query_bias=query_bias,
             stretch=stretch,
             trained_length=trained_length,
+            gate=gate,
         )
         self.head_dim = head_dim
         self.scales, self.shifts = self._grid()
         self._limit = self.reach(BAND_TOLERANCE)
         self._cache = TableCache(self.table, limit=self._limit)
-        self.per_head = query_bias is not None
+        self.reads_gates = gate is not None
+        self.per_head = query_bias is not None or self.reads_gates
+        self._num_heads = num_heads if self.per_head else None
         self.query_bias_HD: nn.Parameter | None = None
-        if query_bias is not None:
+        self.gate: ForgetGate | Cable | None = None
+        if self.per_head:
             if num_heads is None:
-                raise ValueError("num_heads must be given with query_bias, got None")
+                raise ValueError(f"num_heads must be given with {'query_bias' if query_bias else 'gate'}, got None")
             require_positive_int("num_heads", num_heads)
-            self.query_bias_HD = nn.Parameter(torch.empty(num_heads, head_dim))
+            self.query_bias_HD = None if query_bias is None else nn.Parameter(torch.empty(num_heads, head_dim))
+            self.gate = None if gate is None else (ForgetGate if gate == "forget" else Cable)(num_heads)
         self.reset_parameters()
 
     def table(self, length: int) -> Tensor:
@@ -162,15 +179,27 @@ class Wavelet(Position):
         edges = [self._last_displacement(scale, shift, tolerance) for scale in self.scales for shift in self.shifts]
         return max(0, *edges) + 1
 
-    def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+    def gates(self, logits_BHS: Tensor) -> Tensor:
+        """The log gates [B,H,S] of `ForgetGate` or `Cable`.
+
+        Raises:
+            ValueError: this one has no gate.
+        """
+        if self.gate is None:
+            raise ValueError("this Wavelet has no gate: build it with gate='forget' or gate='cable'")
+        return self.gate.gates(logits_BHS)
+
+    def terms(
+        self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0, gates_BHS: Tensor | None = None
+    ) -> ScoreTerms:
         bias = self.query_bias_HD
-        require_fit(self, q_BHTD, head_dim=self.head_dim, num_heads=None if bias is None else bias.shape[0])
+        require_fit(self, q_BHTD, head_dim=self.head_dim, num_heads=self._num_heads)
         length = min(self._limit, q_offset + q_BHTD.shape[2])
         table = self._cache.get(length, q_BHTD.device)
         r_BHTE = q_BHTD
         if bias is not None:
             r_BHTE = q_BHTD + bias[:, None].to(q_BHTD.dtype)
-        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero")
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, gates_BHS=gates_BHS, tail="zero")
 
     def factors(self, terms: ScoreTerms) -> LowRank | None:
         assert terms.table is not None
@@ -178,6 +207,8 @@ class Wavelet(Position):
         return self._cache.low_rank(terms.table.shape[0], terms.r_BHTE.device, terms.r_BHTE.dtype)
 
     def reset_parameters(self) -> None:
+        if self.gate is not None:
+            self.gate.reset_parameters()
         if self.query_bias_HD is None:
             return
         nn.init.zeros_(self.query_bias_HD)

@@ -18,9 +18,11 @@ from wavepos.models.base import (
     AttentionInputs,
     PositionedGenerationMixin,
     PositionedPreTrainedModel,
+    Projected,
     layer_positions,
     relative_projection,
     reset_missing,
+    updated,
 )
 from wavepos.positions import Position
 
@@ -63,22 +65,23 @@ class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transfor
         past_key_values: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """One layer, and its weights [B,H,T,S] where asked for; `relative` projects what a position reads beside q."""
+        """One layer, and its weights [B,H,T,S] where asked for; `relative` projects what a position reads of x."""
         normed_BTC = self.attention_norm(x_BTC)
         heads = self.config.num_attention_heads
         qkv = self.qkv(normed_BTC).view(*x_BTC.shape[:2], 3, heads, -1)
         q_BHTD, k_BHSD, v_BHSD = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        relative_states, gates = Projected.of(relative, position, normed_BTC, heads)
         query_offset = 0
         if past_key_values is not None:
             query_offset = int(past_key_values.get_seq_length(self.layer_index))
-            k_BHSD, v_BHSD = past_key_values.update(k_BHSD, v_BHSD, self.layer_index)
+            k_BHSD, v_BHSD, gates = updated(past_key_values, k_BHSD, v_BHSD, gates, self.layer_index)
         inputs = AttentionInputs(
             q_BHTD=q_BHTD,
             k_BGSD=k_BHSD,
             v_BGSD=v_BHSD,
             position=position,
-            hidden_states=normed_BTC,
-            relative=relative,
+            relative_states=relative_states,
+            gates=gates,
             key_padding_mask=key_padding_mask,
             document_ids=None,
             query_offset=query_offset,

@@ -6,7 +6,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from wavepos.models.base import AttentionInputs, relative_projection
+from wavepos.models.base import AttentionInputs, Projected, relative_projection, updated
 from wavepos.models.llama.config import WaveposLlamaConfig
 from wavepos.models.llama.context import Context
 from wavepos.positions import NoPE, Position
@@ -65,18 +65,20 @@ class WaveposLlamaAttention(nn.Module):
             limit = _num_slots(past_key_values, query_offset, q.shape[2])
             q, k = position.rotated(q, query_offset, limit), position.rotated(k, query_offset, limit)
             position = NoPE()
+        relative_states, gates = Projected.of(self.r_proj, position, hidden_states, q.shape[1])
         if past_key_values is not None:
             slots = torch.arange(q.shape[2], device=q.device) + query_offset
-            k, v = past_key_values.update(k, v, self.layer_idx, {"cache_position": slots})
+            k, v, gates = updated(past_key_values, k, v, gates, self.layer_idx, {"cache_position": slots})
             if isinstance(query_offset, int):  # a static cache holds empty slots too
-                k, v = k[:, :, : query_offset + q.shape[2]], v[:, :, : query_offset + q.shape[2]]
+                filled = query_offset + q.shape[2]
+                k, v, gates = k[:, :, :filled], v[:, :, :filled], None if gates is None else gates[:, :, :filled]
         inputs = AttentionInputs(
             q_BHTD=q,
             k_BGSD=k,
             v_BGSD=v,
             position=position,
-            hidden_states=hidden_states,
-            relative=self.r_proj,
+            relative_states=relative_states,
+            gates=gates,
             key_padding_mask=attention_mask,
             document_ids=document_ids,
             query_offset=query_offset,

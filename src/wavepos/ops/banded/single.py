@@ -6,6 +6,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from wavepos.ops.banded.prepare import relative_term
 from wavepos.ops.call import Call
+from wavepos.ops.gates import gate_differences
 from wavepos.ops.mask import hide
 from wavepos.positions.terms import at_least_float32
 
@@ -15,7 +16,7 @@ def is_single(call: Call) -> bool:
     mask = call.mask
     if mask.num_queries == 1:
         return True
-    if call.terms.table is not None or call.terms.bias_HR is not None:
+    if not {"table", "bias_HR", "gates_BHS"}.isdisjoint(call.terms.in_use()):
         return False
     if mask.key_padding_BS is not None or mask.document_ids_BS is not None:
         return False
@@ -43,6 +44,10 @@ def _row(call: Call, num_keys: int) -> tuple[Tensor | None, Tensor | None]:
     for values in _by_displacement(call):
         missing = call.mask.query_offset + 1 - values.shape[-1]
         placed = pad(values.flip(-1), (missing, 0))[..., :num_keys].to(q.dtype)
+        row = placed if row is None else row + placed
+    gates_BHTS = gate_differences(call, torch.tensor([call.mask.query_offset], device=q.device))
+    if gates_BHTS is not None:
+        placed = gates_BHTS[..., :num_keys].to(q.dtype)
         row = placed if row is None else row + placed
     allowed = call.mask.allowed_by_key(slice(0, 1), slice(0, num_keys))
     if allowed is None:

@@ -1,0 +1,102 @@
+"""Gates in models: projected, rounded and cached with the keys, for the two families and every cache."""
+
+from typing import Any
+
+import pytest
+import torch
+from small_llama import tokens
+from small_models import small
+from torch import Tensor, nn
+from transformers import DynamicCache, StaticCache
+
+from wavepos.models.base import Projected, RelativeProjection, updated
+from wavepos.positions.terms import ReadsGates
+
+GATED = ["forget_gate", "cable", {"method": "wavelet", "gate": "forget", "query_bias": "recency"}]
+FAMILIES = ["llama", "baevski-auli"]
+
+
+def noisy(model: Any) -> Any:
+    """Gates that matter: projections and f away from where they start."""
+    torch.manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if "position" in name or "r_proj" in name or "relative" in name:
+            nn.init.normal_(parameter, mean=0.3, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("position", GATED, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_equals_uncached(family: str, position: str | dict) -> None:
+    model, x = noisy(small(family, position)), tokens()
+    with torch.no_grad():
+        whole = model(x, use_cache=False).logits
+        for pieces in ([1] * 48, [20, 7, 1, 20]):
+            cache = DynamicCache(config=model.config)
+            read = torch.cat([model(piece, past_key_values=cache).logits for piece in x.split(pieces, 1)], 1)
+            torch.testing.assert_close(read, whole, atol=1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gates_are_rounded_before_they_are_cached(dtype: torch.dtype) -> None:
+    """What a cache gives back is bit for bit what is read without one, whatever the dtype."""
+    model = noisy(small("llama", "forget_gate")).to(dtype)
+    attention = model.model.layers[0].self_attn
+    hidden = torch.randn(2, 48, 64, dtype=dtype)
+    _, gates = Projected.of(attention.r_proj, attention.position, hidden, 4)
+    assert gates is not None
+    assert gates.dtype == dtype
+    k, v = (torch.randn(2, 2, 48, 16, dtype=dtype) for _ in range(2))
+    cache = StaticCache(config=model.config, max_cache_len=64)
+    for start, end in ((0, 30), (30, 31), (31, 48)):
+        kept = updated(cache, k[:, :, start:end], v[:, :, start:end], gates[:, :, start:end], 0)
+    for given, found in zip((k, v, gates), kept, strict=True):
+        assert found is not None
+        assert torch.equal(found[:, :, :48], given)
+    assert kept[0].stride(-1) == 1
+    assert kept[0].stride(-2) % 8 == 0, "kernels read rows that begin at multiples of 16 bytes"
+
+
+@pytest.mark.parametrize("position", GATED, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_of_a_gated_model_learns(family: str, position: str | dict) -> None:
+    model, x = small(family, position).train(), tokens(4, 40)
+    model(input_ids=x, labels=x).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_past_is_forgotten_and_the_gate_says_how_much(family: str) -> None:
+    """With gates shut, every token sees itself alone: what stands before it does not matter."""
+    model, x = small(family, "forget_gate"), tokens()
+    for module in model.modules():
+        if isinstance(module, ReadsGates):
+            nn.init.constant_(module.bias_H, -200.0)  # type: ignore[arg-type] # a parameter
+    other = torch.cat([x[:, :20].flip(1), x[:, 20:]], 1)
+    with torch.no_grad():
+        torch.testing.assert_close(model(other).logits[:, 20:], model(x).logits[:, 20:], atol=1e-6, rtol=0.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_projection_to_gates_has_one_row_per_head_and_no_bias(family: str) -> None:
+    found = [module for module in small(family, "forget_gate").modules() if isinstance(module, RelativeProjection)]
+    assert [(tuple(module.weight.shape), module.bias) for module in found] == [((4, 64), None)] * 2
+    plain = [module for module in small(family, "wavelet").modules() if isinstance(module, RelativeProjection)]
+    assert plain == []
+
+
+def test_a_compiled_model_is_the_eager_one() -> None:
+    torch.compiler.reset()
+    model, x = noisy(small("llama", "forget_gate")), tokens()
+
+    def gradients(run: Any) -> list[Tensor]:
+        loss = run(input_ids=x, labels=x, use_cache=False).loss
+        return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+    eager = gradients(model)
+    compiled = gradients(torch.compile(model, backend="aot_eager", fullgraph=True))
+    for ours, expected in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
