@@ -217,7 +217,8 @@ def _results(
     leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
     learned = {name: x for name, x in position.named_parameters() if x.requires_grad}
     out = attend(**leaves, position=position, **kwargs)
-    gradients = torch.autograd.grad(out, [*leaves.values(), *learned.values()], grad.to(out.dtype))
+    asked = [*leaves.values(), *learned.values()]  # zeros for what is not read, such as f of a gate that is given
+    gradients = torch.autograd.grad(out, asked, grad.to(out.dtype), allow_unused=True, materialize_grads=True)
     return {"out": out.detach(), **{f"d{name}": x for name, x in zip((*leaves, *learned), gradients, strict=True)}}
 
 

@@ -1,10 +1,12 @@
 """Every position, small, with learned parameters that matter, for the tests of attention."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wavepos import (
     ALiBi,
+    Cable,
+    ForgetGate,
     Kerple,
     LearnedRelative,
     NoPE,
@@ -15,6 +17,7 @@ from wavepos import (
     Wavelet,
 )
 from wavepos.positions import Position
+from wavepos.testing import Case
 
 NUM_HEADS, HEAD_DIM = 4, 16
 SMALL_GRID = (1.0, 2.0)
@@ -32,6 +35,11 @@ POSITIONS = {
     "wavelet": lambda: Wavelet(HEAD_DIM, scales=SMALL_GRID),
     "wavelet-haar": lambda: Wavelet(HEAD_DIM, "haar", scales=(4.0, 8.0)),
     "wavelet-query-bias": lambda: Wavelet(HEAD_DIM, scales=SMALL_GRID, query_bias="recency", num_heads=NUM_HEADS),
+    "forget_gate": lambda: ForgetGate(NUM_HEADS),
+    "cable": lambda: Cable(NUM_HEADS),
+    "wavelet-forget": lambda: Wavelet(
+        HEAD_DIM, scales=SMALL_GRID, query_bias="recency", num_heads=NUM_HEADS, gate="forget"
+    ),
     "learned_relative": lambda: LearnedRelative(relative_dim=4, extent=WIDTH),
 }
 
@@ -43,6 +51,11 @@ def position(name: str) -> Position:
     for parameter in built.parameters():
         nn.init.normal_(parameter, std=0.3)
     return built
+
+
+def read(built: Position, case: Case) -> dict[str, Tensor | None]:
+    """What the position reads of a hidden state beside q and k, as `attention` takes it."""
+    return {"relative_states": case.relative_states(built), "gates": case.gates(built)}
 
 
 def heads(name: str) -> int:

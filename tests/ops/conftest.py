@@ -8,4 +8,6 @@ import pytest
 @pytest.fixture(autouse=True)
 def always_banded(request, monkeypatch):
     if "short_is_near" not in request.keywords:
-        monkeypatch.setattr(importlib.import_module("wavepos.ops.banded.band"), "SHORT", 0)
+        band = importlib.import_module("wavepos.ops.banded.band")
+        monkeypatch.setattr(band, "SHORT", 0)
+        monkeypatch.setattr(band, "GATED_BLOCK", 32)

@@ -5,22 +5,23 @@ from typing import Any
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, POSITIONS, heads, position
+from small_positions import HEAD_DIM, POSITIONS, heads, position, read
 from torch import Tensor
 
 from wavepos import NoPE, Rotary, T5Bias, attention
 from wavepos.ops.attention import attention_map
+from wavepos.testing import Case
 
 
 def times_values(weights: Tensor, v: Tensor) -> Tensor:
     return weights @ v.to(weights.dtype).repeat_interleave(weights.shape[1] // v.shape[1], 1)
 
 
-def inputs(num_heads: int, queries: int = 40) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs(num_heads: int, queries: int = 40) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    q, states = (torch.randn(2, num_heads, queries, size, generator=generator) for size in (HEAD_DIM, 4))
+    q = torch.randn(2, num_heads, queries, HEAD_DIM, generator=generator)
     k, v = (torch.randn(2, num_heads // 2, 40, HEAD_DIM, generator=generator) for _ in range(2))
-    return q, k, v, states
+    return q, k, v
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -30,9 +31,10 @@ def inputs(num_heads: int, queries: int = 40) -> tuple[Tensor, Tensor, Tensor, T
 def test_the_map_times_the_values_is_attention(
     name: str, softmax_scale: float | None, queries: int, autocast: bool
 ) -> None:
-    q, k, v, states = inputs(heads(name), queries)
+    q, k, v = inputs(heads(name), queries)
+    case = Case(num_heads=heads(name), num_queries=queries, num_keys=40, head_dim=HEAD_DIM)
     arguments: dict[str, Any] = {"position": position(name), "softmax_scale": softmax_scale}
-    arguments["relative_states"] = states if name == "learned_relative" else None
+    arguments |= read(arguments["position"], case)
     arguments["key_padding_mask"] = torch.rand(2, 40, generator=torch.Generator().manual_seed(1)) > 0.2
     with torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext():
         weights = attention_map(q, k, **arguments)
@@ -49,7 +51,7 @@ def test_the_map_times_the_values_is_attention(
 
 @pytest.mark.parametrize("built", [NoPE(), Rotary(HEAD_DIM)], ids=["nope", "rotary"])
 def test_maps_of_both_directions(built: Any) -> None:
-    q, k, v, _ = inputs(4, 9)
+    q, k, v = inputs(4, 9)
     weights = attention_map(q, k, position=built, causal=False)
     expected = attention(q, k, v, position=built, causal=False)
     torch.testing.assert_close(times_values(weights, v), expected, rtol=1e-5, atol=1e-5)
@@ -57,6 +59,6 @@ def test_maps_of_both_directions(built: Any) -> None:
 
 
 def test_a_map_of_both_directions_is_refused_where_attention_refuses_it() -> None:
-    q, k, _, _ = inputs(4)
+    q, k, _ = inputs(4)
     with pytest.raises(ValueError, match="causal=False is served for NoPE and Rotary only, got T5Bias"):
         attention_map(q, k, position=T5Bias(4), causal=False)

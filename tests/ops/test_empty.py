@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, NUM_HEADS, POSITIONS, position
+from small_positions import HEAD_DIM, NUM_HEADS, POSITIONS, position, read
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from wavepos import NoPE, attention
 from wavepos.ops.attention import attention_map
+from wavepos.testing import Case
 
 SHAPES = {
     "no query": ((2, NUM_HEADS, 0, HEAD_DIM), (2, 2, 7, HEAD_DIM)),
@@ -41,8 +42,9 @@ def check(q_shape: tuple[int, ...], k_shape: tuple[int, ...], **arguments: Any) 
 @pytest.mark.parametrize("name", [name for name in POSITIONS if name != "alibi-12"])
 def test_empty_calls_are_sdpas(name: str, shape: str, backend: str) -> None:
     q_shape, k_shape = SHAPES[shape]
-    states = torch.randn(*q_shape[:3], 4) if name == "learned_relative" else None
-    check(q_shape, k_shape, position=position(name), backend=backend, relative_states=states)
+    built = position(name)
+    case = Case(batch=q_shape[0], num_queries=q_shape[2], num_keys=k_shape[2], head_dim=HEAD_DIM)
+    check(q_shape, k_shape, position=built, backend=backend, **read(built, case))
 
 
 @pytest.mark.parametrize("causal", [True, False])

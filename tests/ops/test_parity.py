@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, POSITIONS, WIDTH, heads, position
+from small_positions import HEAD_DIM, POSITIONS, WIDTH, heads, position, read
 
 from wavepos import Wavelet, attention
 from wavepos.testing import Case, assert_within
@@ -116,11 +116,11 @@ def test_many_heads_and_batch_rows_at_once(name):
 def test_transposed_inputs(name):
     """[B,T,H,D] turned to [B,H,T,D], as models hold it."""
     built, (q, k, v, grad) = position(name), Case(num_heads=heads(name), head_dim=HEAD_DIM).inputs()
-    states = Case(num_heads=heads(name), head_dim=HEAD_DIM).relative_states(built)
+    given = read(built, Case(num_heads=heads(name), head_dim=HEAD_DIM))
     results = []
     for turn in (lambda x: x, lambda x: x.transpose(1, 2).contiguous().transpose(1, 2)):
         inputs = [turn(x.clone()).requires_grad_() for x in (q, k, v)]
-        out = attention(*inputs, position=built, backend="banded", relative_states=states)
+        out = attention(*inputs, position=built, backend="banded", **given)
         results.append([out, *torch.autograd.grad(out, inputs, turn(grad))])
     for plain, turned in zip(*results, strict=True):
         torch.testing.assert_close(plain, turned, rtol=0.0, atol=1e-6)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, POSITIONS, heads, position
+from small_positions import HEAD_DIM, POSITIONS, heads, position, read
 
 from wavepos import NoPE, Rotary, attention
 from wavepos.positions.rotary_scaling import DynamicNTKScaling
+from wavepos.testing import Case
 
 SLOTS = 40
 
@@ -19,17 +20,19 @@ def test_a_tensor_offset_equals_the_int(name: str, queries: int, offset: int) ->
     q = torch.randn(2, heads(name), queries, HEAD_DIM, generator=generator)
     k, v = (torch.randn(2, heads(name) // 2, SLOTS, HEAD_DIM, generator=generator) for _ in range(2))
     mask = torch.rand(2, SLOTS, generator=generator) > 0.2
-    states = None
-    if name == "learned_relative":
-        states = torch.randn(2, heads(name), queries, 4, generator=generator)
     end = offset + queries
-    arguments = {"position": built, "relative_states": states}
+    case = Case(num_heads=heads(name), num_queries=queries, num_keys=SLOTS, head_dim=HEAD_DIM)
+    arguments = {"position": built, **read(built, case)}
+    gates = arguments.pop("gates")
     for padding in (None, mask):
         expected = attention(
             q, k[:, :, :end], v[:, :, :end], query_offset=offset, backend="reference",
-            key_padding_mask=None if padding is None else padding[:, :end], **arguments,
+            key_padding_mask=None if padding is None else padding[:, :end],
+            gates=None if gates is None else gates[..., :end], **arguments,
         )  # fmt: skip
-        found = attention(q, k, v, query_offset=torch.tensor(offset), key_padding_mask=padding, **arguments)
+        found = attention(
+            q, k, v, query_offset=torch.tensor(offset), key_padding_mask=padding, gates=gates, **arguments
+        )
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
 
 

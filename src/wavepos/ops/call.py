@@ -34,6 +34,7 @@ class Call:
         device_offset: position of the first query where the device alone knows it, int64 without dimensions; the
             mask's own is then not read. None: the mask's.
         factors: `Position.factors`, asked for the table as a product; None: the table is taken as it is.
+        sums_BHS: c, the running sums of the gates; only in the banded backend's own form of a call, in their place.
     """
 
     terms: ScoreTerms
@@ -43,6 +44,7 @@ class Call:
     dropout: float = 0.0
     device_offset: Tensor | None = None
     factors: Callable[[ScoreTerms], LowRank | None] | None = None
+    sums_BHS: Tensor | None = None
 
     @property
     def relative_scale(self) -> float:

@@ -19,11 +19,11 @@ def gate_sums(gates_BHS: Tensor, num_keys: int) -> Tensor:
 
 
 def gate_differences(call: Call, query_T: Tensor) -> Tensor | None:
-    """c[h,m] − c[h,n] of queries at the given positions and all keys, [B or 1,H,T,S] in float64; None without gates.
+    """c[h,m] − c[h,n] of queries at the given positions and all keys, [B or 1,H,T,S] in float64; None: nothing.
 
     A query beyond the last key has that one's c: a constant per query, which the softmax does not see.
     """
-    if call.terms.gates_BHS is None:
+    if call.terms.gates_BHS is None or call.mask.num_keys == 0:
         return None
     sums_BHS = gate_sums(call.terms.gates_BHS, call.mask.num_keys)
     own_BHT = sums_BHS.index_select(-1, query_T.clamp_max(call.mask.num_keys - 1))

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from wavepos.ops.call import Call
 
+GATED_BLOCK = 256
+"""Queries whose far keys begin at one key where there are gates: at most a tile's queries, or a multiple of them."""
+
 SHORT = 2048
 """Keys up to which everything is near on a CPU."""
 
@@ -83,6 +86,7 @@ class Band:
         num_keys: S, at least query_offset + T where causal.
         query_offset: position of the first query.
         width: W: the near part holds displacements below it; None: all.
+        block: with gates, queries that share the near part's first key, that of the first of them; None: each its own.
         table_length: R, at most W; 0 without a table.
         causal: no key ahead of its query is seen.
         first_keys: for every query a key before which neither it nor a later one sees any; None: 0.
@@ -95,6 +99,7 @@ class Band:
     table_length: int
     causal: bool
     first_keys: Sequence[int] | None = None
+    block: int | None = None
 
     @classmethod
     def of(cls, call: Call) -> "Band":
@@ -105,8 +110,9 @@ class Band:
         terms, mask = call.terms, call.mask
         length = next((x.shape[1] for x in (terms.table, terms.bias_HR) if x is not None), 0)
         masked = mask.key_padding_BS is not None or mask.document_ids_BS is not None
-        width: int | None = 1 + aligned(length - 1) if length else 0
-        if masked or not mask.causal or (length and _is_short(terms.q_BHTD, mask.num_keys)):
+        gated = call.sums_BHS is not None
+        width: int | None = 1 + aligned(length - 1) if length else int(gated)
+        if masked or not mask.causal or ((length or gated) and _is_short(terms.q_BHTD, mask.num_keys)):
             width = None
         return cls(
             num_queries=mask.num_queries,
@@ -116,6 +122,7 @@ class Band:
             table_length=length,
             causal=mask.causal,
             first_keys=mask.first_keys(),
+            block=GATED_BLOCK if gated and width is not None else None,
         )
 
     @property
@@ -123,7 +130,19 @@ class Band:
         """The first query with a key in the far part; T if none has one."""
         if self.width is None:
             return self.num_queries
-        return min(self.num_queries, max(0, self.width - self.query_offset))
+        first = max(0, self.width - self.query_offset)
+        return min(self.num_queries, first if self.block is None else -(-first // self.block) * self.block)
+
+    def first_near_key(self, row: int) -> int:
+        """The first key of the near part of a tile or block that begins at that query."""
+        if self.width is None:
+            return 0
+        row = row if self.block is None else row // self.block * self.block
+        return max(0, self.query_offset + row - self.width + 1)
+
+    def _leaves_a_staircase(self, end: int) -> bool:
+        """Whether queries before position `end` leave keys to the far part of which each has one more than the last."""
+        return self.width is not None and self.block is None and end > self.width
 
     def tiles(self, num_queries: int) -> Iterator[Tile]:
         """The tiles of so many queries each, in order."""
@@ -132,7 +151,7 @@ class Band:
 
     def _tile(self, rows: slice) -> Tile:
         first, end = self.query_offset + rows.start, self.query_offset + rows.stop
-        first_key = 0 if self.width is None else max(0, first - self.width + 1)
+        first_key = self.first_near_key(rows.start)
         if self.first_keys is not None:
             first_key = max(first_key, self.first_keys[rows.start])
         length = min(self.table_length, end - first_key)
@@ -145,7 +164,7 @@ class Band:
             slack=slack,
             first_column=slack + column,
             future=self.causal,
-            beyond=first - self.width - first_key if self.width is not None and end > self.width else None,
+            beyond=first - self.width - first_key if self._leaves_a_staircase(end) else None,
         )
         return Tile(rows=rows, keys=slice(first_key, first_key + layout.num_keys), layout=layout)
 

@@ -18,6 +18,8 @@ from wavepos.ops.strides import rows_adjacent
 
 _EFFICIENT_ALIGNMENT = 32
 """The efficient CUDA kernel reads log-sum-exps in rows whose length is a multiple of this."""
+_BIAS_ALIGNMENT = 16
+"""And rows of a bias that begin at multiples of so many entries."""
 
 
 def far_forward(call: Call, band: Band, output: Output) -> None:
@@ -64,14 +66,23 @@ def _qkv(call: Call, rows: slice, keys: slice) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def flash_forward(
-    q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, causal: bool, softmax_scale: float
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSD: Tensor,
+    causal: bool,
+    softmax_scale: float,
+    row_BH1S: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The output [B,H,T,D] in q's dtype and the log-sum-exp of the scores [B,H,T] in float32 (natural logarithm)."""
+    """The output [B,H,T,D] in q's dtype and the log-sum-exp of the scores [B,H,T] in float32 (natural logarithm).
+
+    `row_BH1S` is added to the scores of every query, in float32 or better.
+    """
     q, k, v = (rows_adjacent(x) for x in (q_BHTD, k_BGSD, v_BGSD))
     if q.device.type == "cuda":
-        return _cuda_forward(q, k, v, causal, softmax_scale)
+        return _cuda_forward((q, k, v), causal, softmax_scale, row_BH1S)
+    mask = None if row_BH1S is None else row_BH1S.expand(-1, -1, q.shape[2], -1)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        *_cpu_inputs(q, k, v), 0.0, causal, scale=softmax_scale
+        *_cpu_inputs(q, k, v), 0.0, causal, attn_mask=mask, scale=softmax_scale
     )
     return out.to(q.dtype), lse
 
@@ -82,6 +93,7 @@ def flash_backward(
     qkv: tuple[Tensor, Tensor, Tensor],
     causal: bool,
     softmax_scale: float,
+    row_BH1S: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Gradients of q, k and v, given an output and a log-sum-exp that may be those of a wider softmax.
 
@@ -90,9 +102,10 @@ def flash_backward(
     """
     grad, out, q, k, v = (rows_adjacent(x) for x in (grad_BHTD, forward[0], *qkv))
     if q.device.type == "cuda":
-        return _cuda_backward(grad, (out, forward[1]), (q, k, v), causal, softmax_scale)
+        return _cuda_backward(grad, (out, forward[1]), (q, k, v), causal, softmax_scale, row_BH1S)
+    mask = None if row_BH1S is None else row_BH1S.expand(-1, -1, q.shape[2], -1)
     grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        *_cpu_inputs(grad, q, k, v, out), forward[1], 0.0, causal, scale=softmax_scale
+        *_cpu_inputs(grad, q, k, v, out), forward[1], 0.0, causal, attn_mask=mask, scale=softmax_scale
     )
     return tuple(x.to(q.dtype) for x in grads)
 
@@ -102,20 +115,32 @@ def _cpu_inputs(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.float() if x.dtype == torch.float16 else x for x in tensors)
 
 
-def _uses_flash(q: Tensor) -> bool:
+def _uses_flash(q: Tensor, row_BH1S: Tensor | None) -> bool:
     """Whether the CUDA flash kernel takes the call; the efficient kernel takes the rest."""
-    return q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0
+    return q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0 and row_BH1S is None
 
 
-def _cuda_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, softmax_scale: float) -> tuple[Tensor, Tensor]:
-    if _uses_flash(q):
+def _cuda_bias(q: Tensor, row_BH1S: Tensor | None) -> Tensor | None:
+    """The row for every query, in q's dtype and in rows of memory that begin where the efficient kernel asks it."""
+    if row_BH1S is None:
+        return None
+    length = row_BH1S.shape[-1]
+    aligned = torch.nn.functional.pad(row_BH1S.to(q.dtype), (0, -length % _BIAS_ALIGNMENT))
+    return aligned.narrow(-1, 0, length).expand(-1, -1, q.shape[2], -1)
+
+
+def _cuda_forward(
+    qkv: tuple[Tensor, Tensor, Tensor], causal: bool, softmax_scale: float, row_BH1S: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    q, k, v = qkv
+    if _uses_flash(q, row_BH1S):
         out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
             q, k, v, 0.0, causal, False, scale=softmax_scale
         )
         return out, lse
     k, v = _repeated(q, k, v)
     out, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
-        q, k, v, None, True, 0.0, causal, scale=softmax_scale
+        q, k, v, _cuda_bias(q, row_BH1S), True, 0.0, causal, scale=softmax_scale
     )
     return out, lse.narrow(2, 0, q.shape[2])
 
@@ -126,10 +151,11 @@ def _cuda_backward(
     qkv: tuple[Tensor, Tensor, Tensor],
     causal: bool,
     softmax_scale: float,
+    row_BH1S: Tensor | None,
 ) -> tuple[Tensor, ...]:
     (out, lse), (q, k, v) = forward, qkv
     no_dropout = torch.zeros((2,), dtype=torch.int64, device=q.device)
-    if _uses_flash(q):
+    if _uses_flash(q, row_BH1S):
         dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_backward(
             grad, q, k, v, out, lse.contiguous(), None, None, q.shape[2], k.shape[2], 0.0, causal,
             no_dropout, no_dropout, scale=softmax_scale,
@@ -139,7 +165,7 @@ def _cuda_backward(
     k, v = _repeated(q, k, v)
     lse = torch.nn.functional.pad(lse, (0, -lse.shape[-1] % _EFFICIENT_ALIGNMENT), value=torch.inf)
     dq, dk, dv, _ = torch.ops.aten._scaled_dot_product_efficient_attention_backward(
-        grad, q, k, v, None, out, lse, *no_dropout.unbind(), 0.0, [True, True, True, False], causal,
+        grad, q, k, v, _cuda_bias(q, row_BH1S), out, lse, *no_dropout.unbind(), 0.0, [True, True, True, False], causal,
         scale=softmax_scale,
     )  # fmt: skip
     return dq, dk.unflatten(1, (groups, -1)).sum(2), dv.unflatten(1, (groups, -1)).sum(2)

@@ -59,7 +59,19 @@ def near_backward(call: Call, band: Band, grad_BHTD: Tensor, output: Output, gra
             own = torch.bmm(narrow, k.to(product_dtype))
             rows = dq[:, :, :, tile.rows]
             rows.add_(own.view(rows.shape), alpha=call.softmax_scale)
+            if grads.dsums_BHS is not None:
+                _add_to_sums(heads.of_heads(grads.dsums_BHS)[..., tile.keys], views.scores)
             _table_backward(heads, tile, views, grads)
+
+
+def _add_to_sums(dsums: Tensor, dscores: Tensor) -> None:
+    """The gradient of c[m] − c[n]: the sum of a query's row to c[m], those of the keys' columns from c[n].
+
+    Rows sum to zero but for rounding; without theirs, rounding would count once per key that c has run over.
+    """
+    by_head = dsums.reshape(dscores.shape[0], -1).sub_(dscores.sum(1))
+    by_head[:, by_head.shape[1] - dscores.shape[1] :].add_(dscores.sum(-1))
+    dsums.copy_(by_head.view(dsums.shape))
 
 
 def _add_product(total: Tensor, first: Tensor, second: Tensor, factor: float = 1.0) -> None:
@@ -92,11 +104,14 @@ def _softmax(views: ScoreViews) -> None:
 
 
 def _scores(heads: Heads, tile: Tile, views: ScoreViews) -> tuple[Tensor, Tensor]:
-    """Fill in s = softmax_scale · q·k + relative_scale · r·p(δ) + b[δ], and next to nothing where hidden; q and k."""
+    """Fill in s = softmax_scale · q·k + relative_scale · r·p(δ) + b[δ] + c, next to nothing where hidden; q and k."""
     call, dtype = heads.workspace.call, heads.workspace.dtype
     q, k = stacked(heads.q, tile.rows), heads.k[:, :, tile.keys].flatten(0, 1)
     wide_q, wide_k = q.to(dtype), k.to(dtype)
-    torch.baddbmm(views.stacked, wide_q, wide_k.mT, beta=0, alpha=call.softmax_scale, out=views.stacked)
+    if heads.sums is not None:
+        _gates(heads.sums.flatten(0, 2), tile, views.scores)
+    beta = 0 if heads.sums is None else 1
+    torch.baddbmm(views.stacked, wide_q, wide_k.mT, beta=beta, alpha=call.softmax_scale, out=views.stacked)
     if views.skewed is not None and views.table is not None and heads.r is not None:
         views.skewed.baddbmm_(_by_head(heads, heads.r, tile), views.table.mT)
     if views.skewed is not None and views.bias is not None:
@@ -108,6 +123,16 @@ def _scores(heads: Heads, tile: Tile, views: ScoreViews) -> tuple[Tensor, Tensor
         by_row = views.scores.view(-1, heads.count // allowed[heads.batch].shape[0], *views.scores.shape[1:])
         by_row.masked_fill_(~allowed[heads.batch], hidden_score(dtype))
     return q, k
+
+
+def _gates(sums_HS: Tensor, tile: Tile, scores: Tensor) -> None:
+    """Fill in c[m] − c[n]: for keys before the tile a sum of two numbers of one sign, so that nothing cancels."""
+    size = tile.rows.stop - tile.rows.start
+    before, own = sums_HS[:, tile.keys].tensor_split([scores.shape[-1] - size], -1)
+    origin = own[:, :1]
+    column, row = (own - origin)[..., None].to(scores.dtype), (origin - before)[:, None].to(scores.dtype)
+    torch.add(column, row, out=scores[..., : scores.shape[-1] - size])
+    scores[..., scores.shape[-1] - size :].copy_(own[..., None] - own[:, None])
 
 
 def _by_head(heads: Heads, x: Tensor, tile: Tile) -> Tensor:

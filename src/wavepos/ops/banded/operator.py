@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wavepos.ops.banded.band import Band
 from wavepos.ops.banded.far import far_backward, far_forward
+from wavepos.ops.banded.gated import gated_far_backward, gated_far_forward
 from wavepos.ops.banded.near import near_backward, near_forward
 from wavepos.ops.banded.prepare import prepared
 from wavepos.ops.banded.single import is_single, single_attention
@@ -29,8 +30,8 @@ def _limits(call: Call) -> str | None:
             f"backend='banded' has no dropout on attention weights, got dropout={call.dropout}; use dropout=0.0 or "
             "backend='reference'"
         )
-    if not call.mask.causal and (call.terms.table is not None or call.terms.bias_HR is not None):
-        return "backend='banded' takes tables over displacements with causal=True only, got causal=False"
+    if not call.mask.causal and not {"table", "bias_HR", "gates_BHS"}.isdisjoint(call.terms.in_use()):
+        return "backend='banded' takes tables over displacements and gates with causal=True only, got causal=False"
     return None
 
 
@@ -44,14 +45,16 @@ def _attention(call: Call) -> Tensor:
     terms, mask = call.terms, call.mask
     out: Tensor
     out, _, _ = banded_operator(
-        terms.q_BHTD, terms.k_BGSD, call.v_BGSD, terms.r_BHTE, terms.table, terms.bias_HR,
+        terms.q_BHTD, terms.k_BGSD, call.v_BGSD, terms.r_BHTE, terms.table, terms.bias_HR, call.sums_BHS,
         mask.key_padding_BS, mask.document_ids_BS, mask.query_offset, mask.causal,
         call.softmax_scale, call.relative_scale,
     )  # fmt: skip
     return out
 
 
-BANDED = Implementation(label="backend='banded'", serves=TABLE_TERMS, limits=_limits, compute=_attention)
+BANDED = Implementation(
+    label="backend='banded'", serves=TABLE_TERMS | {"gates_BHS"}, limits=_limits, compute=_attention
+)
 
 
 def _forward(call: Call) -> Output:
@@ -59,42 +62,46 @@ def _forward(call: Call) -> Output:
     lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     output = Output(out_BHTD=out, lse_BHT=lse, share_BHT=torch.empty_like(lse))
-    far_forward(call, band, output)
+    (far_forward if call.sums_BHS is None else gated_far_forward)(call, band, output)
     if band.width != 0:
         near_forward(call, band, output)
     return output
 
 
-def _backward(call: Call, grad_BHTD: Tensor, output: Output, wants: tuple[bool, bool]) -> tuple[Tensor | None, ...]:
-    """Gradients of q, k, v, r, table and bias; `wants`: whether those of the table and of the bias are asked for."""
+def _backward(
+    call: Call, grad_BHTD: Tensor, output: Output, wants: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of q, k, v, r, table, bias and c; `wants`: whether those of the last three are asked for."""
     terms, band = call.terms, Band.of(call)
-    table, bias = (x if wanted else None for x, wanted in zip((terms.table, terms.bias_HR), wants, strict=True))
+    given = (terms.table, terms.bias_HR, call.sums_BHS)
+    table, bias, sums = (x if wanted else None for x, wanted in zip(given, wants, strict=True))
     dq, dr = (
         None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
         for x in (terms.q_BHTD, terms.r_BHTE)
     )
-    dk, dv, dtable, dbias = (
+    dk, dv, dtable, dbias, dsums = (
         None if x is None else torch.empty(x.shape, dtype=output.lse_BHT.dtype, device=x.device)
-        for x in (terms.k_BGSD, call.v_BGSD, table, bias)
+        for x in (terms.k_BGSD, call.v_BGSD, table, bias, sums)
     )
     assert dq is not None and dk is not None and dv is not None
-    for x in (dtable, dbias):
+    for x in (dtable, dbias, dsums):
         if x is not None:
             x.zero_()
-    grads = Grads(dq_BHTD=dq, dk_BGSD=dk, dv_BGSD=dv, dr_BHTE=dr, dtable_XRE=dtable, dbias_HR=dbias)
-    far_backward(call, band, grad_BHTD, output, grads)
+    grads = Grads(dq_BHTD=dq, dk_BGSD=dk, dv_BGSD=dv, dr_BHTE=dr, dtable_XRE=dtable, dbias_HR=dbias, dsums_BHS=dsums)
+    (far_backward if call.sums_BHS is None else gated_far_backward)(call, band, grad_BHTD, output, grads)
     if band.width != 0:
         near_backward(call, band, grad_BHTD, output, grads)
     if dtable is not None and table is not None:
         dtable = dtable.flip(1).mul_(call.relative_scale).to(table.dtype)
     if dbias is not None and bias is not None:
         dbias = dbias.flip(1).to(bias.dtype)
-    return dq, dk.to(terms.k_BGSD.dtype), dv.to(call.v_BGSD.dtype), dr, dtable, dbias
+    dsums = None if dsums is None or sums is None else dsums.to(sums.dtype)
+    return dq, dk.to(terms.k_BGSD.dtype), dv.to(call.v_BGSD.dtype), dr, dtable, dbias, dsums
 
 
 def _call(tensors: tuple[Tensor | None, ...], query_offset: int, causal: bool, scales: tuple[float, float]) -> Call:
     """The prepared call that the operator's arguments are."""
-    q, k, v, r, table, bias, padding, documents = tensors
+    q, k, v, r, table, bias, sums, padding, documents = tensors
     assert q is not None and k is not None and v is not None
     if padding is not None and bool(padding.all()):  # a compiled model cannot look, this operator can
         padding = None
@@ -107,7 +114,7 @@ def _call(tensors: tuple[Tensor | None, ...], query_offset: int, causal: bool, s
         document_ids_BS=documents,
     )
     terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=r, table=table, bias_HR=bias, tail="zero", relative_scale=scales[1])
-    return Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=scales[0])
+    return Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=scales[0], sums_BHS=sums)
 
 
 @torch.library.custom_op("wavepos::banded", mutates_args=())
@@ -118,6 +125,7 @@ def banded_operator(  # noqa: PLR0913 - an operator's schema is flat
     r: Tensor | None,
     table: Tensor | None,
     bias: Tensor | None,
+    sums: Tensor | None,
     key_padding: Tensor | None,
     document_ids: Tensor | None,
     query_offset: int,
@@ -126,7 +134,7 @@ def banded_operator(  # noqa: PLR0913 - an operator's schema is flat
     relative_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The fields of `Output` for a prepared call."""
-    tensors = (q, k, v, r, table, bias, key_padding, document_ids)
+    tensors = (q, k, v, r, table, bias, sums, key_padding, document_ids)
     output = _forward(_call(tensors, query_offset, causal, (softmax_scale, relative_scale)))
     return output.out_BHTD, output.lse_BHT, output.share_BHT
 
@@ -149,6 +157,7 @@ def backward_operator(  # noqa: PLR0913 - an operator's schema is flat
     r: Tensor | None,
     table: Tensor | None,
     bias: Tensor | None,
+    sums: Tensor | None,
     key_padding: Tensor | None,
     document_ids: Tensor | None,
     query_offset: int,
@@ -157,34 +166,36 @@ def backward_operator(  # noqa: PLR0913 - an operator's schema is flat
     relative_scale: float,
     wants_table: bool,
     wants_bias: bool,
+    wants_sums: bool,
 ) -> list[Tensor]:
     """Gradients in the order of the arguments, empty tensors for those that do not exist or are not asked for."""
-    tensors = (q, k, v, r, table, bias, key_padding, document_ids)
+    tensors = (q, k, v, r, table, bias, sums, key_padding, document_ids)
     call = _call(tensors, query_offset, causal, (softmax_scale, relative_scale))
-    grads = _backward(call, grad, Output(out_BHTD=out, lse_BHT=lse, share_BHT=share), (wants_table, wants_bias))
+    wants = wants_table, wants_bias, wants_sums
+    grads = _backward(call, grad, Output(out_BHTD=out, lse_BHT=lse, share_BHT=share), wants)
     return [q.new_empty(0) if x is None else x for x in grads]
 
 
 @backward_operator.register_fake
 def _(grad: Tensor, out: Tensor, lse: Tensor, share: Tensor, *args: Any) -> list[Tensor]:
-    given = (*args[:4], args[4] if args[12] else None, args[5] if args[13] else None)
+    given = (*args[:4], *(x if wanted else None for x, wanted in zip(args[4:7], args[-3:], strict=True)))
     empty = grad.new_empty(0)
     return [empty if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in given]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*output, *inputs[:8])
-    ctx.numbers = inputs[8:]
+    ctx.save_for_backward(*output, *inputs[:9])
+    ctx.numbers = inputs[9:]
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 12
+        return (None,) * 13
     out, lse, share, *tensors = ctx.saved_tensors
-    wants = ctx.needs_input_grad[4], ctx.needs_input_grad[5]
+    wants = ctx.needs_input_grad[4:7]
     grads = backward_operator(grad, out, lse, share, *tensors, *ctx.numbers, *wants)
-    asked = (x if x.numel() and asked else None for x, asked in zip(grads, ctx.needs_input_grad[:6], strict=True))
+    asked = (x if x.numel() and asked else None for x, asked in zip(grads, ctx.needs_input_grad[:7], strict=True))
     return (*asked, *(None,) * 6)
 
 

@@ -5,12 +5,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from wavepos.ops.call import Call
+from wavepos.ops.gates import gate_sums
 from wavepos.ops.mask import Mask
 from wavepos.positions.terms import ScoreTerms
 
 
 def prepared(call: Call) -> Call:
-    """The same attention, with a table [1 or H,R,E] and a bias [H,R] of one length that are zero beyond it.
+    """The same attention, with a table [1 or H,R,E] and a bias [H,R] of one length that are zero beyond it, and c.
 
     Causal calls get keys 0 … query_offset + T − 1: those ahead are left out, those missing put in and masked.
     """
@@ -35,7 +36,8 @@ def prepared(call: Call) -> Call:
         key_padding_BS=padding,
         document_ids_BS=call.mask.document_ids_BS,
     )
-    return Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=call.softmax_scale)
+    sums_BHS = _sums(call, k.shape[2])
+    return Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=call.softmax_scale, sums_BHS=sums_BHS)
 
 
 def relative_term(call: Call) -> tuple[Tensor | None, Tensor | None]:
@@ -47,6 +49,17 @@ def relative_term(call: Call) -> tuple[Tensor | None, Tensor | None]:
     if product is not None:
         return torch.matmul(terms.r_BHTE, product.basis_KE.mT), product.coefficients_RK[None]
     return terms.r_BHTE, call.without_tail(terms.table if terms.table.dim() == 3 else terms.table[None])
+
+
+def _sums(call: Call, num_keys: int) -> Tensor | None:
+    """c of as many keys, the last value held where keys are put in."""
+    gates, known = call.terms.gates_BHS, call.mask.num_keys
+    if gates is None:
+        return None
+    sums_BHS = gate_sums(gates, known)[..., :num_keys].expand(call.terms.q_BHTD.shape[0], -1, -1)
+    if num_keys <= known:
+        return sums_BHS
+    return torch.cat([sums_BHS, sums_BHS[..., -1:].expand(*sums_BHS.shape[:2], num_keys - known)], -1)
 
 
 def _equally_long(table_XRE: Tensor | None, bias_HR: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -78,7 +78,7 @@ class ScoreViews:
 class Heads:
     """Some batch rows and key/value heads, with every query head of theirs, whose scores are held at once.
 
-    Its q, k, v and r are what `of_heads` and `of_groups` give of the call's.
+    Its q, k, v, r and c are what `of_heads` and `of_groups` give of the call's.
     """
 
     def __init__(self, workspace: Workspace, batch: slice, groups: slice) -> None:
@@ -89,6 +89,8 @@ class Heads:
         self.q, self.k = self.of_heads(terms.q_BHTD), self.of_groups(terms.k_BGSD)
         self.v = self.of_groups(workspace.call.v_BGSD)
         self.r = None if terms.r_BHTE is None else self.of_heads(terms.r_BHTE)
+        sums = workspace.call.sums_BHS
+        self.sums = None if sums is None else self.of_heads(sums)
         self._views: dict[TileLayout, ScoreViews] = {}
 
     def of_heads(self, x_BH: Tensor) -> Tensor:
@@ -184,9 +186,9 @@ def hidden_score(dtype: torch.dtype) -> float:
 
 def _queries_per_tile(q_BHTD: Tensor, band: Band) -> int:
     """Few waste little of the band's edges, many make large products."""
-    if q_BHTD.device.type != "cpu":
-        return 256
-    return 128 if band.num_keys > 512 else 64
+    on_cpu = 128 if band.num_keys > 512 else 64
+    size = on_cpu if q_BHTD.device.type == "cpu" else 256
+    return size if band.block is None else min(size, band.block)
 
 
 def _product_dtype(q: Tensor, wide: torch.dtype) -> torch.dtype:

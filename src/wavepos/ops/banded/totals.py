@@ -32,6 +32,7 @@ class Grads:
         dr_BHTE: that of what the table is multiplied with, or None.
         dtable_XRE: that of the table as the near part holds it; None where no one asks for it.
         dbias_HR: likewise.
+        dsums_BHS: that of c, the running sums of the gates; likewise.
     """
 
     dq_BHTD: Tensor
@@ -40,6 +41,7 @@ class Grads:
     dr_BHTE: Tensor | None
     dtable_XRE: Tensor | None
     dbias_HR: Tensor | None
+    dsums_BHS: Tensor | None
 
 
 def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor, weight: Tensor) -> None:
