@@ -59,7 +59,7 @@ def _tables(position: Position, case: Case) -> tuple[Tensor, ...]:
     terms = position.terms(q, q)
     product = position.factors(terms)
     factors = () if product is None else (product.coefficients_RK, product.basis_KE)
-    return tuple(x for x in (terms.table, terms.bias_HR, *factors) if x is not None)
+    return tuple(x for x in (terms.table, terms.gates_BHS, *factors) if x is not None)
 
 
 TITLES = {

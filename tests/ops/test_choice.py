@@ -14,7 +14,7 @@ from wavepos.ops import choice
 from wavepos.ops.call import Call
 from wavepos.ops.choice import IMPLEMENTATIONS, choose
 from wavepos.ops.mask import Mask
-from wavepos.positions import Position
+from wavepos.positions import Position, ScoreTerms
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -29,6 +29,16 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     choice._prove.cache_clear()
     yield
     choice._prove.cache_clear()
+
+
+class Gated(Position):
+    """A gate of its own for every key, which the kernel does not serve."""
+
+    def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, gates_BHS=-k_BGSD[..., 0].abs())
+
+    def reset_parameters(self) -> None:
+        return None
 
 
 def chosen(position: Position, queries: int = 20, backend: Any = "auto", dropout: float = 0.0, **mask: Any) -> str:
@@ -53,6 +63,7 @@ def test_a_gpu_takes_the_kernel_where_it_serves(monkeypatch: pytest.MonkeyPatch)
     assert chosen(WAVELET) == "triton"
     assert chosen(T5Bias(2, num_buckets=8, max_distance=9)) == "triton"
     assert chosen(ALiBi(2)) == "triton"
+    assert chosen(Gated()) == "banded"
     assert chosen(NoPE()) == "banded"
     assert chosen(WAVELET, queries=1, query_offset=40) == "banded"
     assert chosen(TransformerXLRelative(64, 2)) == "banded"

@@ -11,7 +11,7 @@ from small_positions import HEAD_DIM, NUM_HEADS, WIDTH, position
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from wavepos import Cable, ForgetGate, attention
+from wavepos import ALiBi, Cable, ForgetGate, attention
 from wavepos.ops.banded import gated
 from wavepos.ops.banded.band import Band
 from wavepos.ops.banded.operator import BANDED
@@ -21,6 +21,7 @@ from wavepos.ops.choice import run_backend
 from wavepos.ops.gates import gate_sums
 from wavepos.ops.mask import Mask
 from wavepos.positions import Position, ScoreTerms
+from wavepos.positions.alibi import alibi_slopes
 from wavepos.positions.terms import ReadsGates
 from wavepos.testing import Case, assert_within
 
@@ -101,6 +102,11 @@ def test_padding_and_documents(name: str) -> None:
 @pytest.mark.parametrize(("length", "dtype"), [(150, torch.float32), (700, torch.bfloat16)])
 def test_short_calls(name: str, length: int, dtype: torch.dtype) -> None:
     assert_within(beside(name), case(length, dtype=dtype), "banded")
+
+
+@pytest.mark.parametrize(("batch", "num_heads"), [(1, 1), (1, 4), (3, 1)])
+def test_one_head_and_one_batch_row(batch: int, num_heads: int) -> None:
+    assert_within(Gated(position("nope")), case(150, batch=batch, num_heads=num_heads, num_kv_heads=1), "banded")
 
 
 def constant(gate_1H1: Tensor) -> Callable[..., Call]:
@@ -260,3 +266,34 @@ def test_a_nan_far_away_is_not_left_out(bad: str) -> None:
     ]
     assert bool(outs[0][:, :, 3].all())
     assert torch.equal(outs[0][:, :, 3:], outs[1][:, :, 3:])
+
+
+class OldALiBi(Position):
+    """ALiBi as a bias over displacements, which it was before it became a gate."""
+
+    def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        slopes = torch.tensor(alibi_slopes(q_BHTD.shape[1]), dtype=torch.float64)
+        displacement = torch.arange(q_offset + q_BHTD.shape[2], dtype=torch.float64)
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=(-slopes[:, None] * displacement).float())
+
+    def reset_parameters(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *DTYPES])
+@pytest.mark.parametrize("num_heads", [4, 12])
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(1, 300), (300, 300), (40, 300)])
+def test_alibi_is_a_gate_a_bias_and_gates_of_a_forget_gate(
+    num_queries: int, num_keys: int, num_heads: int, dtype: torch.dtype
+) -> None:
+    given = case(num_queries, num_keys=num_keys, num_heads=num_heads, num_kv_heads=num_heads // 2, dtype=dtype)
+    inputs = given.inputs()[:3]
+    slopes = torch.tensor(alibi_slopes(num_heads))[:, None]
+    forget, gates = ForgetGate(num_heads), (-slopes).expand(2, -1, num_keys)
+    for backend in ("banded", "reference"):
+        ours = attention(*inputs, position=ALiBi(num_heads), backend=backend)
+        before = attention(*inputs, position=OldALiBi(), backend=backend)
+        forgotten = attention(*inputs, position=forget, gates=gates, backend=backend)
+        eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)  # the bias was float32 in float64 calls too
+        torch.testing.assert_close(ours, before, rtol=0.0, atol=8.0 * eps)
+        torch.testing.assert_close(ours, forgotten, rtol=0.0, atol=8.0 * eps)

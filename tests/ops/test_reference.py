@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from wavepos import ALiBi, NoPE, Rotary, ShawRelative, T5Bias, TransformerXLRelative, Wavelet, attention
 from wavepos.positions import Position
+from wavepos.positions.alibi import alibi_slopes
 from wavepos.positions.transformer_xl import sinusoids
 from wavepos.testing import Case, assert_within
 
@@ -70,7 +71,8 @@ def score(terms: Any, h: int, m: int, n: int, offset: int, scale: float) -> floa
             value += float(terms.r_BHTE[0, h, m] @ p.detach().double())
         else:
             return scale * value + float(table[h, at])
-    return scale * value
+    gates = terms.gates_BHS
+    return scale * value + (0.0 if gates is None else sum(float(gates[0, h, 0]) for _ in range(n + 1, offset + m + 1)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,10 +111,8 @@ def test_t5_holding_a_line_is_alibi() -> None:
     q, k, v = tensors(30)
     t5 = T5Bias(HEADS, num_buckets=128, max_distance=200)
     alibi = ALiBi(HEADS)
-    terms = alibi.terms(q, k)
-    assert terms.bias_HR is not None
     with torch.no_grad():
-        t5.weight[:, :30] = terms.bias_HR
+        t5.weight[:, :30] = -torch.tensor(alibi_slopes(HEADS))[:, None] * torch.arange(30)
     torch.testing.assert_close(attention(q, k, v, position=t5), attention(q, k, v, position=alibi))
 
 

@@ -265,7 +265,13 @@ def test_refusals_of_calls(message: str) -> None:
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"table": torch.ones(20, 64), "bias_HR": torch.ones(2, 20), "tail": "zero"}, "a table or a bias, not both"),
+        (
+            {"table": torch.ones(20, 64), "bias_HR": torch.ones(2, 20), "tail": "zero"},
+            "one of a table, a bias and a gate",
+        ),
+        ({"bias_HR": torch.ones(2, 20), "gates_BHS": -torch.ones(1, 2, 1)}, "one of a table, a bias and a gate"),
+        ({"gates_BHS": -torch.ones(1, 2, 20)}, "a gate that is the same for every key and batch row only"),
+        ({"gates_BHS": (-torch.ones(1, 2, 1)).requires_grad_()}, "the gradient of a gate"),
         ({"table": torch.ones(20, 64), "tail": "none"}, "a table that covers every displacement"),
         ({"bias_HR": torch.ones(2, 20).requires_grad_()}, "the gradient of a bias that covers every displacement"),
     ],

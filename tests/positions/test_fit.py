@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_positions import POSITIONS, position
+from small_positions import POSITIONS, position, read
 from torch import Tensor
 
 from wavepos import (
     ALiBi,
+    Cable,
+    ForgetGate,
     Kerple,
-    LearnedRelative,
     Rotary,
     ShawRelative,
     T5Bias,
@@ -19,11 +20,15 @@ from wavepos import (
     attention,
 )
 from wavepos.positions import Position
+from wavepos.testing import Case
 
 MADE_FOR_HEADS: list[Callable[[int], Position]] = [
     ALiBi,
+    Cable,
+    ForgetGate,
     Kerple,
     T5Bias,
+    lambda heads: Wavelet(16, gate="forget", num_heads=heads),
     lambda heads: TransformerXLRelative(16, heads),
     lambda heads: Wavelet(16, query_bias="zeros", num_heads=heads),
 ]
@@ -46,7 +51,8 @@ def test_another_number_of_heads_is_refused(make: Callable[[int], Position], mad
     with pytest.raises(
         ValueError, match=rf"made for num_heads={made_for}, got q with .*\(2, {heads}, 5, 16\), so {heads}"
     ):
-        attention(q, q, q, position=make(made_for))
+        built = make(made_for)
+        attention(q, q, q, position=built, **read(built, Case(num_heads=heads, num_queries=5, num_keys=5)))
 
 
 @pytest.mark.parametrize(("made_for", "width"), [(64, 32), (16, 64)])
@@ -61,6 +67,6 @@ def test_another_size_of_head_is_refused(make: Callable[[int], Position], made_f
 def test_a_position_left_on_meta_is_refused(name: str) -> None:
     built = position(name).to("meta")
     q = queries()
-    states = {"relative_states": queries(width=4)} if isinstance(built, LearnedRelative) else {}
+    given = read(built, Case(num_queries=5, num_keys=5))
     with pytest.raises(ValueError, match="lies on device meta and q on cpu: move the position"):
-        attention(q, q, q, position=built, **states)
+        attention(q, q, q, position=built, **given)

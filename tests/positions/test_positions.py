@@ -166,9 +166,9 @@ def test_alibi_slopes_equal_transformers(num_heads: int) -> None:
 
 def test_alibis_slopes_in_the_paper() -> None:
     assert alibi_slopes(8) == [2.0**-i for i in range(1, 9)]
-    bias = ALiBi(8).terms(torch.zeros(1, 8, 5, 4), torch.zeros(1, 8, 5, 4)).bias_HR
-    assert bias is not None
-    assert torch.equal(bias[1], -0.25 * torch.arange(5.0))
+    gates = ALiBi(8).terms(torch.zeros(1, 8, 5, 4), torch.zeros(1, 8, 5, 4)).gates_BHS
+    assert gates is not None
+    assert gates.flatten().tolist() == [-(2.0**-i) for i in range(1, 9)]
 
 
 def test_t5_bias_equals_transformers() -> None:

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, POSITIONS, heads, position
+from small_positions import HEAD_DIM, POSITIONS, heads, position, read
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from wavepos import ALiBi, LearnedRelative, Rotary, Wavelet, attention
+from wavepos import ALiBi, Rotary, Wavelet, attention
 from wavepos.positions import Position, build_position, parse_position
 from wavepos.positions.tables import TableCache
+from wavepos.testing import Case
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "max_position_embeddings": 16}
 LONG = {
@@ -43,8 +44,8 @@ class Layer(nn.Module):
         super().__init__()
         self.position = position
 
-    def forward(self, q: Tensor, states: Tensor | None) -> Tensor:
-        return attention(q, q, q, position=self.position, relative_states=states)
+    def forward(self, q: Tensor, more: dict[str, Tensor | None]) -> Tensor:
+        return attention(q, q, q, position=self.position, **more)
 
 
 class TwoLayers(nn.Module):
@@ -54,15 +55,16 @@ class TwoLayers(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Layer(position(name)) for _ in range(2))
 
-    def forward(self, q: Tensor, states: Tensor | None) -> Tensor:
+    def forward(self, q: Tensor, more: dict[str, Tensor | None]) -> Tensor:
         for layer in self.layers:
-            q = layer(q, states)
+            q = layer(q, more)
         return q
 
 
-def inputs(name: str, length: int = 20) -> tuple[Tensor, Tensor | None]:
+def inputs(name: str, length: int = 20) -> tuple[Tensor, dict[str, Tensor | None]]:
     q = torch.randn(1, heads(name), length, HEAD_DIM)
-    return q, q[..., :4].contiguous() if isinstance(position(name), LearnedRelative) else None
+    case = Case(batch=1, num_heads=heads(name), num_queries=length, num_keys=length, head_dim=HEAD_DIM)
+    return q, read(position(name), case)
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
@@ -97,7 +99,7 @@ def test_a_rotation_that_follows_the_length_compiles_whole() -> None:
     compiled = torch.compile(Layer(built), fullgraph=True, backend="aot_eager")
     for length in (10, 20, 33, 150):
         q = torch.randn(1, 4, length, HEAD_DIM)
-        torch.testing.assert_close(compiled(q, None), Layer(copy.deepcopy(built))(q, None))
+        torch.testing.assert_close(compiled(q, {}), Layer(copy.deepcopy(built))(q, {}))
 
 
 @pytest.mark.parametrize("name", ["rotary", "alibi", "wavelet", "wavelet-haar"])
@@ -106,11 +108,11 @@ def test_terms_of_fake_queries_are_fake_and_are_not_kept(name: str) -> None:
     with FakeTensorMode():
         q = torch.empty(1, heads(name), 20, HEAD_DIM)
         terms = live.terms(q, q)
-        for x in (terms.q_BHTD, terms.table, terms.bias_HR):
+        for x in (terms.q_BHTD, terms.table, terms.gates_BHS):
             assert x is None or isinstance(x, FakeTensor)
     q, _ = inputs(name)
     after, expected = live.terms(q, q), position(name).terms(q, q)
-    pairs = [(after.table, expected.table), (after.bias_HR, expected.bias_HR), (after.q_BHTD, expected.q_BHTD)]
+    pairs = [(after.table, expected.table), (after.gates_BHS, expected.gates_BHS), (after.q_BHTD, expected.q_BHTD)]
     for ours, theirs in pairs:
         assert not isinstance(ours, FakeTensor)
         assert (ours is theirs is None) or torch.equal(ours, theirs)

@@ -40,7 +40,7 @@ class LearnedSlopesConfig(PositionConfig):
 
 @final
 class LearnedSlopes(Position):
-    """b[h,δ] = −exp(s_h)·δ with a learned s_h, started at ALiBi's slopes (Eq. 9 with learned slopes).
+    """The log gate −exp(s_h) with a learned s_h, started at ALiBi's slopes (Eq. 9 with learned slopes).
 
     Args:
         num_heads: query heads H.
@@ -54,9 +54,8 @@ class LearnedSlopes(Position):
         self.reset_parameters()
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
-        displacement_R = torch.arange(q_offset + q_BHTD.shape[2], device=q_BHTD.device)
         slopes_H = at_least_float32(self.log_slopes_H).exp()
-        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=-slopes_H[:, None] * displacement_R, tail="none")
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, gates_BHS=-slopes_H[None, :, None])
 
     def reset_parameters(self) -> None:
         if not self.log_slopes_H.is_meta:

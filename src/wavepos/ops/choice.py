@@ -84,7 +84,8 @@ def _automatic(call: Call) -> Implementation:
 def _takes_triton(call: Call) -> bool:
     """Plain attention and single queries are PyTorch's own calls in the banded backend; the rest the kernel's."""
     q = call.terms.q_BHTD
-    if not _on_gpu(q) or call.mask.num_queries == 1 or (call.terms.table is None and call.terms.bias_HR is None):
+    plain = {"table", "bias_HR", "gates_BHS"}.isdisjoint(call.terms.in_use())
+    if not _on_gpu(q) or call.mask.num_queries == 1 or plain:
         return False
     try:
         refusal = IMPLEMENTATIONS["triton"].refusal(call)

@@ -42,7 +42,9 @@ def _geometric(num_heads: int) -> list[float]:
 
 @final
 class ALiBi(Position):
-    """b[h,δ] = −slope_h·δ: each head prefers the near with a fixed slope of its own (Eq. 9).
+    """s = softmax_scale · q·k − slope_h·δ: each head prefers the near with a fixed slope of its own (Eq. 9).
+
+    It is the log gate −slope_h, the same for every key: their sum over the keys n + 1 … m is −slope_h·δ.
 
     Args:
         num_heads: query heads H; any number.
@@ -53,17 +55,15 @@ class ALiBi(Position):
     def __init__(self, num_heads: int) -> None:
         super().__init__()
         self._slopes_H = alibi_slopes(num_heads)
-        self._cache = TableCache(self._bias_R_H)
+        self._cache = TableCache(self._gates_R_H, limit=1)
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         require_fit(self, q_BHTD, num_heads=len(self._slopes_H))
-        columns = self._cache.get(q_offset + q_BHTD.shape[2], q_BHTD.device)
-        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=columns.mT, tail="none")
+        gates_1H = self._cache.get(1, q_BHTD.device)
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, gates_BHS=gates_1H[..., None])
 
     def reset_parameters(self) -> None:
         return None
 
-    def _bias_R_H(self, length: int) -> Tensor:
-        displacement = torch.arange(length, dtype=torch.float64)
-        slopes = torch.tensor(self._slopes_H, dtype=torch.float64)
-        return (-displacement[:, None] * slopes).to(torch.float32)
+    def _gates_R_H(self, length: int) -> Tensor:
+        return -torch.tensor(self._slopes_H, dtype=torch.float32).expand(length, -1)

@@ -69,9 +69,9 @@ def _add_to_sums(dsums: Tensor, dscores: Tensor) -> None:
 
     Rows sum to zero but for rounding; without theirs, rounding would count once per key that c has run over.
     """
-    by_head = dsums.reshape(dscores.shape[0], -1).sub_(dscores.sum(1))
-    by_head[:, by_head.shape[1] - dscores.shape[1] :].add_(dscores.sum(-1))
-    dsums.copy_(by_head.view(dsums.shape))
+    dsums.sub_(dscores.sum(1).view(dsums.shape))
+    own = dsums[..., dsums.shape[-1] - dscores.shape[1] :]
+    own.add_(dscores.sum(-1).view(own.shape))
 
 
 def _add_product(total: Tensor, first: Tensor, second: Tensor, factor: float = 1.0) -> None:

@@ -1,7 +1,8 @@
 """The fused kernel: flash attention with a relative term, forward and backward, in Triton (`kernels.py`).
 
 The term r_m·p(δ) of the table's R displacements is computed before the kernel by matrix products (`skew.py`) and read
-by it in aligned tiles; a bias b[h,δ] is read from its [H,R] table. Keys further back than R need neither: their tiles
+by it in aligned tiles; a bias b[h,δ] is read from its [H,R] table, and so is a gate that is the same for every key, as
+the bias gate·δ. Keys further back than R need neither: their tiles
 are plain flash attention. The backward pass makes these logits again and writes their gradient over them, each entry
 once and without atomics, so it is deterministic; matrix products turn it into the gradients of r and the table.
 """
@@ -63,7 +64,7 @@ def _attention(call: Call) -> Tensor:
     refuse_forward_mode("triton", *call.tensors())
     refuse_function_transforms("triton", *call.tensors())
     terms, documents = call.terms, call.mask.document_ids_BS
-    table, bias = terms.table, terms.bias_HR
+    table, bias = terms.table, _bias(call)
     if table is not None:  # the kernel applies softmax_scale to all of a score
         table = call.without_tail(table[None])[0]
         table = table if terms.relative_scale is None else table * (terms.relative_scale / call.softmax_scale)
@@ -74,7 +75,7 @@ def _attention(call: Call) -> Tensor:
         rows_adjacent(call.v_BGSD),
         None if terms.r_BHTE is None else terms.r_BHTE.to(terms.q_BHTD.dtype),
         table,
-        None if bias is None else call.without_tail(bias).float() / call.softmax_scale,
+        None if bias is None else bias.float() / call.softmax_scale,
         None if documents is None else _document_ends(documents),
         call.mask.query_offset,
         call.softmax_scale,
@@ -82,10 +83,18 @@ def _attention(call: Call) -> Tensor:
     return out
 
 
+def _bias(call: Call) -> Tensor | None:
+    """b[h,δ], zero beyond it, or gate_h·δ of every displacement, [H,R]."""
+    if call.terms.gates_BHS is None:
+        return None if call.terms.bias_HR is None else call.without_tail(call.terms.bias_HR)
+    length = call.mask.query_offset + call.mask.num_queries
+    return call.terms.gates_BHS[0].float() * torch.arange(length, device=call.terms.gates_BHS.device)
+
+
 def _limits(call: Call) -> str | None:
     """Why the kernel cannot compute this call; ImportError where triton is not installed."""
     terms, mask = call.terms, call.mask
-    q, table, bias = terms.q_BHTD, terms.table, terms.bias_HR
+    q, table, bias, gates = terms.q_BHTD, terms.table, terms.bias_HR, terms.gates_BHS
     interpreted = _kernels().INTERPRETED
     dtypes = (torch.float32, torch.float16) if interpreted else (torch.float32, torch.float16, torch.bfloat16)
     refusals = {
@@ -95,7 +104,12 @@ def _limits(call: Call) -> str | None:
         "serves causal=True only": not mask.causal,
         "does not serve key_padding_mask": mask.key_padding_BS is not None,
         f"does not serve dropout, got {call.dropout}": call.dropout > 0.0,
-        "serves a table or a bias, not both in one call": table is not None and bias is not None,
+        "serves one of a table, a bias and a gate, not two in one call": (
+            sum(x is not None for x in (table, bias, gates)) > 1
+        ),
+        "serves a gate that is the same for every key and batch row only": (
+            gates is not None and (gates.shape[0] != 1 or (gates.shape[-1] != 1 and mask.num_keys > 1))
+        ),
         "serves one table for all heads, not one per head": table is not None and table.dim() != 2,
         "does not serve a table that covers every displacement: its memory would grow as T·S": (
             table is not None and terms.tail == "none"
@@ -103,11 +117,14 @@ def _limits(call: Call) -> str | None:
         "does not serve the gradient of a bias that covers every displacement: its memory would grow as T·S": (
             bias is not None and bias.requires_grad and terms.tail == "none"
         ),
+        "does not serve the gradient of a gate": gates is not None and gates.requires_grad,
     }
     return next((f"{TRITON.label} {refusal}" for refusal, holds in refusals.items() if holds), None)
 
 
-TRITON = Implementation(label="backend='triton'", serves=TABLE_TERMS, limits=_limits, compute=_attention)
+TRITON = Implementation(
+    label="backend='triton'", serves=TABLE_TERMS | {"gates_BHS"}, limits=_limits, compute=_attention
+)
 
 
 def _kernels() -> ModuleType:
