@@ -1,5 +1,6 @@
 """Gates in models: projected, rounded and cached with the keys, for the two families and every cache."""
 
+import importlib
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from small_models import small
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
-from wavepos.models.base import Projected, RelativeProjection, updated
+from wavepos.models.projections import Projected, RelativeProjection, updated
 from wavepos.positions.terms import ReadsGates
 
 GATED = ["forget_gate", "cable", {"method": "wavelet", "gate": "forget", "query_bias": "recency"}]
@@ -86,6 +87,39 @@ def test_the_projection_to_gates_has_one_row_per_head_and_no_bias(family: str) -
     assert [(tuple(module.weight.shape), module.bias) for module in found] == [((4, 64), None)] * 2
     plain = [module for module in small(family, "wavelet").modules() if isinstance(module, RelativeProjection)]
     assert plain == []
+
+
+@pytest.mark.parametrize("position", GATED, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_by_bands_and_blocks_are_the_dense_ones(
+    family: str, position: str | dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of projections and f too, with a far part."""
+    band = importlib.import_module("wavepos.ops.banded.band")
+    monkeypatch.setattr(band, "SHORT", 0)
+    monkeypatch.setattr(band, "GATED_BLOCK", 32)
+    model, x = noisy(small(family, position)), tokens(2, 200)
+    results = []
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        loss = model(input_ids=x, labels=x, use_cache=False).loss
+        results.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
+    for (name, _), ours, dense in zip([("loss", None), *model.named_parameters()], *results, strict=True):
+        largest = float(dense.abs().max())
+        torch.testing.assert_close(
+            ours, dense, rtol=0.0, atol=2e-5 * largest, msg=lambda text, at=name: f"{at}: {text}"
+        )
+
+
+def test_gates_of_huge_logits_stay_finite_in_float16() -> None:
+    model = small("llama", "forget_gate").half()
+    attention = model.model.layers[0].self_attn
+    with torch.no_grad():
+        attention.r_proj.weight.fill_(1000.0)
+        attention.position.bias_H.fill_(-60000.0)
+    _, gates = Projected.of(attention.r_proj, attention.position, torch.full((1, 3, 64), -1.0).half(), 4)
+    assert gates is not None
+    assert bool(gates.isfinite().all())
 
 
 def test_a_compiled_model_is_the_eager_one() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wavepos.analysis.attention_maps import AttentionInputs
 from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM
-from wavepos.models.base import Projected
+from wavepos.models.projections import Projected
 from wavepos.positions import Position
 
 

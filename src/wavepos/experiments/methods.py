@@ -48,10 +48,18 @@ def table1_methods(seq_len: int) -> dict[str, Method]:
         "RoPE-based wavelet": {"method": "rope_wavelet"},
         "Wavelet, future, recency start": {"method": "wavelet", "direction": "future", "query_bias": "recency"},
     }
+    gate = {"method": "wavelet", "gate": "forget"}
+    gated: dict[str, dict[str, Any]] = {
+        "ForgetGate": {"method": "forget_gate"},
+        "Cable": {"method": "cable"},
+        "Wavelet + forget gate": gate,
+        "Wavelet, recency start + forget gate": {**gate, "query_bias": "recency"},
+    }
     return {
         **{name: Method(position=position, seeds=FIRST_SEEDS) for name, position in first.items()},
         "RoPE, read with YaRN 8x": Method(
             position={"method": "rotary"}, read_with={"method": "rotary", "scaling": yarn}
         ),
         **{name: Method(position=position) for name, position in second.items()},
+        **{name: Method(position=position, seeds=FIRST_SEEDS) for name, position in gated.items()},
     }

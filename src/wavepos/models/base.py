@@ -10,11 +10,10 @@ import inspect
 from abc import ABC
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, ClassVar, NamedTuple, TypeVar, final
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -32,7 +31,6 @@ from transformers.models.auto.modeling_auto import (
 
 from wavepos.ops.attention import attention, attention_map
 from wavepos.positions import Position, PositionConfig, PositionLike, parse_position, position_dict, position_fields
-from wavepos.positions.terms import ReadsGates, ReadsRelativeStates
 
 _Output = TypeVar("_Output")
 
@@ -117,11 +115,6 @@ def _merged(saved: Any, given: PositionLike) -> dict[str, Any]:
     return fields
 
 
-@final
-class RelativeProjection(nn.Linear):
-    """The projection of hidden states to what a position reads of them: relative states, the logits of gates."""
-
-
 def layer_positions(config: Any) -> list[Position]:
     """The position of each layer: one per layer where it learns something, else one and the same object for all.
 
@@ -152,71 +145,6 @@ def reset_missing(position: Position) -> None:
     with torch.no_grad():
         for parameter, value in kept:
             parameter.copy_(value)
-
-
-def relative_projection(config: Any, bias: bool) -> RelativeProjection | None:
-    """The projection of one layer to what its position reads of the hidden state (`Projected`); None: it reads nothing.
-
-    Args:
-        config: a `PositionedConfig` with hidden_size and num_attention_heads.
-        bias: whether the projection has one; to gates alone it has none, for theirs is the position's.
-    """
-    position: PositionConfig = config.position_config
-    width = (position.relative_states_dim or 0) + position.reads_gates
-    if width == 0:
-        return None
-    bias = bias and position.relative_states_dim is not None
-    with torch.random.fork_rng(devices=[]):
-        return RelativeProjection(config.hidden_size, config.num_attention_heads * width, bias=bias)
-
-
-class Projected(NamedTuple):
-    """What a position reads of hidden states beside q and k: for every head, E relative states, then a gate's logit.
-
-    Attributes:
-        relative_states: [B,H,T,E] per query; None: it reads none.
-        gates: log gates [B,H,T] per key, in the hidden states' dtype; None: it reads none.
-    """
-
-    relative_states: Tensor | None
-    gates: Tensor | None
-
-    @classmethod
-    def of(cls, projection: nn.Module | None, position: Position, hidden_states: Tensor, num_heads: int) -> "Projected":
-        """From hidden states [B,T,C] by the projection of their layer."""
-        if projection is None:
-            return cls(None, None)
-        read: Tensor = projection(hidden_states)
-        read_BHTE = read.view(*read.shape[:-1], num_heads, -1).transpose(1, 2)
-        relative = read_BHTE if isinstance(position, ReadsRelativeStates) else None
-        if not (isinstance(position, ReadsGates) and position.reads_gates):
-            return cls(relative, None)
-        # rounded before they are summed, so that what caches hold is what is read without one
-        gates_BHT = position.gates(read_BHTE[..., -1]).to(read_BHTE.dtype)
-        return cls(None if relative is None else relative[..., :-1], gates_BHT)
-
-
-_COLUMNS_MULTIPLE = 8
-"""Kernels read rows of keys that begin at multiples of 16 bytes."""
-
-
-def updated(
-    cache: Cache, k_BGSD: Tensor, v_BGSD: Tensor, gates_BHS: Tensor | None, *where: Any
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Keys, values and gates of all tokens read so far, after these are put into the cache; `where` as `update` takes.
-
-    The gates of a key/value head's query heads lie beside its keys, as further columns: so they are kept, cropped,
-    reordered, offloaded and quantised wherever keys are.
-    """
-    if gates_BHS is None:
-        return (*cache.update(k_BGSD, v_BGSD, *where), None)
-    head_dim, per_group = k_BGSD.shape[-1], gates_BHS.shape[1] // k_BGSD.shape[1]
-    batch, num_groups, length = k_BGSD.shape[:3]
-    columns_BGSJ = gates_BHS.reshape(batch, num_groups, per_group, length).mT.to(k_BGSD.dtype)
-    columns_BGSJ = pad(columns_BGSJ, (0, -(head_dim + per_group) % _COLUMNS_MULTIPLE))
-    wide, v_BGSD = cache.update(torch.cat([k_BGSD, columns_BGSJ], -1), v_BGSD, *where)
-    gates_BGSJ = wide[..., head_dim : head_dim + per_group]
-    return wide[..., :head_dim], v_BGSD, gates_BGSJ.mT.flatten(1, 2)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

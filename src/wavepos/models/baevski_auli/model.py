@@ -18,12 +18,10 @@ from wavepos.models.base import (
     AttentionInputs,
     PositionedGenerationMixin,
     PositionedPreTrainedModel,
-    Projected,
     layer_positions,
-    relative_projection,
     reset_missing,
-    updated,
 )
+from wavepos.models.projections import Projected, relative_projection, updated
 from wavepos.positions import Position
 
 logger = logging.getLogger(__name__)

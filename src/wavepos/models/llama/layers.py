@@ -6,9 +6,10 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from wavepos.models.base import AttentionInputs, Projected, relative_projection, updated
+from wavepos.models.base import AttentionInputs
 from wavepos.models.llama.config import WaveposLlamaConfig
 from wavepos.models.llama.context import Context
+from wavepos.models.projections import Projected, relative_projection, updated
 from wavepos.positions import NoPE, Position
 
 

@@ -14,7 +14,6 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRMSN
 from wavepos.models.base import (
     PositionedGenerationMixin,
     PositionedPreTrainedModel,
-    RelativeProjection,
     layer_positions,
     reset_missing,
 )
@@ -22,6 +21,7 @@ from wavepos.models.llama.config import WaveposLlamaConfig
 from wavepos.models.llama.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
 from wavepos.models.llama.layers import WaveposLlamaDecoderLayer
 from wavepos.models.llama.remote_code import AUTO_MAP, write_remote_code
+from wavepos.models.projections import RelativeProjection
 from wavepos.positions import Position
 
 IGNORED_LABEL = -100
