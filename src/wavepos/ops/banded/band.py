@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wavepos.ops.call import Call
 
-GATED_BLOCK = 256
+GATED_BLOCK = 512
 """Queries whose far keys begin at one key where there are gates: at most a tile's queries, or a multiple of them."""
 
 SHORT = 2048
