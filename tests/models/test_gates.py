@@ -1,6 +1,7 @@
 """Gates in models: projected, rounded and cached with the keys, for the two families and every cache."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from small_llama import tokens
 from small_models import small
 from torch import Tensor, nn
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
 
+from wavepos.models import from_llama
+from wavepos.models.loading import load_model
 from wavepos.models.projections import Projected, RelativeProjection, updated
 from wavepos.positions.terms import ReadsGates
 
@@ -67,6 +70,31 @@ def test_every_parameter_of_a_gated_model_learns(family: str, position: str | di
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("position", GATED, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_model_reads_the_same(family: str, position: str | dict, tmp_path: Path) -> None:
+    model, x = noisy(small(family, position)), tokens()
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.config.position == model.config.position
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(input_ids=x).logits, model(input_ids=x).logits)
+
+
+def test_a_llama_becomes_a_forgetting_one() -> None:
+    """Its weights are taken over; the gate's projection and f hold their starting values and learn."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=97, num_key_value_heads=2, **sizes))
+    model, x = from_llama(llama, position={"method": "fox", "decay_times": [2.0, 512.0]}), tokens()
+    assert model.config.position == {"method": "forget_gate", "decay_times": (2.0, 512.0)}
+    attention = model.model.layers[1].self_attn
+    assert torch.equal(attention.q_proj.weight, llama.model.layers[1].self_attn.q_proj.weight)
+    times = -1.0 / attention.position.gates(torch.zeros(1, 4, 1)).flatten()
+    torch.testing.assert_close(times[[0, -1]], torch.tensor([2.0, 512.0]), rtol=1e-4, atol=0.0)
+    model.train()(input_ids=x, labels=x).loss.backward()
+    assert attention.r_proj.weight.grad.any()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

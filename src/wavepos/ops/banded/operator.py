@@ -3,6 +3,7 @@
 Beyond the table's R displacements every score is q·k alone, so queries m ≥ R with keys n ≤ m − R are one causal call
 of a fused kernel; the band between is computed tile by tile. The two meet in their log-sum-exps. The backward pass
 recomputes the band and gives the fused kernel's backward the output and log-sum-exp of the whole, as in ring attention.
+Gates stay near plus far (`gated.py`): the far part takes them as a row per block of queries.
 For autograd and torch.compile all of it is one opaque operator with its own backward.
 """
 
