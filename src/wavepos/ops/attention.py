@@ -51,8 +51,9 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         v: values [B,G,S,D].
         position: `Wavelet`, `Rotary`, `ALiBi`, `T5Bias`, `ShawRelative`, `TransformerXLRelative`, `LearnedRelative` or
             `NoPE`.
-        causal: a query sees keys at its own position and before. False is served for `NoPE` and `Rotary` only: tables
-            over displacements start at 0.
+        causal: a query sees keys at its own position and before. False: keys on both sides, as in encoders and across
+            two sequences; for `NoPE`, `Rotary`, `Wavelet`, `ALiBi`, `Kerple` and `TransformerXLRelative`, and for
+            `T5Bias` and `ShawRelative` made with bidirectional=True.
         window: W, at least 1: a query sees keys less than W tokens away (0 ≤ δ < W where causal, else |δ| < W), in any
             backend but triton; time and memory of a call grow as T·W and T + S. None: at any distance.
         backend: "banded" (exact, memory linear in T + S, no dropout), "triton" (one fused CUDA kernel, head_dim 64 and
@@ -73,13 +74,14 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
 
     Raises:
         ValueError: shapes, dtypes, devices or values that do not fit together, named with what was got and what is
-            taken; T > S without query_offset, where the scores depend on it.
+            taken; T > S without query_offset, where the scores depend on it; causal=False with a position that has
+            nothing to say of keys ahead of their query.
         TypeError: a position that is none: a method's name, a class, a config.
         RuntimeError: a derivative that only "reference" has: torch.func, forward mode, the second.
     """
     check_position(position)
     check_tensors(q, k, v)
-    check_arguments(position, causal, backend, dropout, query_offset, window)
+    check_arguments(position, backend, dropout, query_offset, window)
     placed = causal or window is not None or position.rotates or position.needs_table
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
@@ -87,7 +89,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     q, k, v, relative_states = _autocast(q, k, v, relative_states)
     with _no_autocast(q.device.type):
         call = Call(
-            terms=checked_terms(position, q, k, offset, relative_states),
+            terms=checked_terms(position, q, k, offset, relative_states, causal),
             v_BGSD=v,
             mask=mask,
             softmax_scale=scale,
@@ -128,14 +130,14 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     check_tensors(q, k, k)
     if isinstance(query_offset, Tensor):
         raise ValueError("attention_map takes an int as query_offset, got a tensor")
-    check_arguments(position, causal, window=window)
+    check_arguments(position, window=window)
     placed = causal or window is not None or position.rotates or position.needs_table
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
     scale = checked_scale(softmax_scale, q.shape[-1])
     q, k, _, relative_states = _autocast(q, k, k, relative_states)
     with _no_autocast(q.device.type):
-        terms = checked_terms(position, q, k, offset, relative_states)
+        terms = checked_terms(position, q, k, offset, relative_states, causal)
         return run_backend("weights", Call(terms=terms, v_BGSD=k, mask=mask, softmax_scale=scale))
 
 

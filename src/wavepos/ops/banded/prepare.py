@@ -74,6 +74,7 @@ def _fitted(call: Call, values_XR: Tensor, first: int) -> tuple[Tensor, int]:
     lowest, highest = call.mask.displacements()
     last = first + values_XR.shape[1] - 1
     if call.terms.tail == "clamp" and lowest < first and last < highest:
+        values_XR = values_XR.to(torch.promote_types(values_XR.dtype, call.terms.q_BHTD.dtype))
         before = values_XR[:, :1].expand(-1, first - lowest, *values_XR.shape[2:])
         behind = values_XR[:, -1:].expand(-1, highest - last, *values_XR.shape[2:])
         values_XR, first = torch.cat([before, values_XR, behind], dim=1), lowest
