@@ -1,7 +1,6 @@
 """Keys on both sides of their query (causal=False): every position that means something there, in every backend."""
 
 import dataclasses
-import importlib
 from typing import Any
 
 import pytest
@@ -17,14 +16,6 @@ from wavepos.positions import Position, ScoreTerms
 from wavepos.testing import Case, assert_within
 
 LENGTH = 150
-
-
-@pytest.fixture(params=["near", "stripes"])
-def far(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Keys between band and window are near, as where they are few, or calls of the fused kernel."""
-    least = 1 if request.param == "stripes" else 10**6
-    monkeypatch.setattr(importlib.import_module("wavepos.ops.banded.band"), "STRIPE", least)
-    return str(request.param)
 
 
 def case(name: str, num_queries: int = LENGTH, num_keys: int = LENGTH, offset: int = 0, **changes: Any) -> Case:
@@ -88,7 +79,7 @@ def test_cross_attention_within_a_window(
 @pytest.mark.parametrize("window", [None, 11, WIDTH + 20])
 @pytest.mark.parametrize("masks", ["left", "right", "holes", "documents", "both"])
 @pytest.mark.parametrize("name", ["nope", "shaw", "t5", "wavelet", "alibi", "transformer_xl"])
-def test_padding_and_documents(name: str, masks: str, window: int | None) -> None:
+def test_padding_and_documents(name: str, masks: str, window: int | None, segments: str) -> None:
     generator = torch.Generator().manual_seed(0)
     keep = torch.ones(2, LENGTH, dtype=torch.bool)
     ids = (torch.rand(2, LENGTH, generator=generator) > 0.97).cumsum(1)

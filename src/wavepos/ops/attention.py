@@ -62,8 +62,10 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
             device; else banded; for what banded refuses the reference up to 2**28 scores (B·H·T·S).
         softmax_scale: factor on q·k + r·p, finite and above 0; None: 1/√D.
         dropout: probability with which an attention weight is dropped; apply it in training only.
-        key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks).
-        document_ids: integers [B,S]; a query sees keys of its own document only.
+        key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks). At
+            either end of a row it costs what a shorter row does.
+        document_ids: integers [B,S]; a query sees keys of its own document only. Documents side by side, with ids that
+            never fall, cost what a call for each does.
         query_offset: position of the first query, in tokens; None: S − T, the last query at the last key. An int64
             tensor without dimensions serves steps that are compiled once for all positions (static caches): causal,
             with T·S memory, without document_ids; `Rotary` then needs keys that are already rotated.

@@ -232,7 +232,7 @@ def check_terms(terms: ScoreTerms, position: Position, q: Tensor, k: Tensor) -> 
 
 def _check_displacements(terms: ScoreTerms, position: Position) -> None:
     for name, values, dim in (("table", terms.table, -2), ("bias", terms.bias_HR, -1)):
-        if values is not None and not -values.shape[dim] < terms.first_displacement <= 0:
+        if values is not None and not -max(1, values.shape[dim]) < terms.first_displacement <= 0:
             raise ValueError(
                 f"position {type(position).__name__} gives a {name} of {values.shape[dim]} entries from displacement "
                 f"{terms.first_displacement} on: it must hold displacement 0"

@@ -155,7 +155,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def farthest(q_BHTD: Tensor, k_BGSD: Tensor, q_offset: int) -> tuple[int, int]:
     """How far ahead of a query a key stands at most, and how far behind it; at least 0 each, in tokens."""
-    return max(0, k_BGSD.shape[2] - 1 - q_offset), q_offset + q_BHTD.shape[2] - 1
+    return max(0, k_BGSD.shape[2] - 1 - q_offset), max(0, q_offset + q_BHTD.shape[2] - 1)
 
 
 def require_fit(
