@@ -227,3 +227,19 @@ def test_documents_apart_are_plain_calls():
         assert not Band.of(call).far()
         return
     assert [len(Band.of(x.call(call)).far()) for x in segments] == [1, 1]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_documents_and_padding_compiled_are_eager(causal):
+    torch._dynamo.reset()
+    built, ids, keep = position("wavelet"), documents("contiguous"), padding("left")
+    inputs = [x.requires_grad_() for x in Case(num_queries=LENGTH, num_keys=LENGTH, head_dim=HEAD_DIM).inputs()[:3]]
+
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        masks = {"document_ids": ids, "key_padding_mask": keep, "window": 40}
+        return attention(q, k, v, position=built, causal=causal, **masks)
+
+    outs = run(*inputs), torch.compile(run, backend="aot_eager", fullgraph=True)(*inputs)
+    plain, compiled = ([x, *torch.autograd.grad(x.square().sum(), inputs)] for x in outs)
+    for x, y in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(y, x, rtol=1e-5, atol=2e-6)
