@@ -126,7 +126,8 @@ def measure(position: Position, case: Case, backend: Backend | Attend, **kwargs:
         position: the positional method; it is copied, not changed.
         case: sizes, dtype, device and seed.
         backend: one of `wavepos.attention`'s by name, or a callable that takes the same arguments without `backend`.
-        kwargs: further arguments of `attention`: causal, softmax_scale, key_padding_mask, document_ids, query_offset.
+        kwargs: further arguments of `attention`: causal, window, softmax_scale, key_padding_mask, document_ids,
+            query_offset.
 
     Returns:
         One `Error` per tensor, the output first.
@@ -236,7 +237,10 @@ def _dense(*, q: Tensor, k: Tensor, v: Tensor, position: Position, **kwargs: Any
     read = {"relative_states_BHTE": kwargs["relative_states"]} if isinstance(position, ReadsRelativeStates) else {}
     if isinstance(position, ReadsGates):
         read["gates_BHS"] = kwargs.get("gates")
-    terms = position.terms(q, k, q_offset=offset, **read)
+    if kwargs.get("causal", True):
+        terms = position.terms(q, k, q_offset=offset, **read)
+    else:
+        terms = position.terms_both_ways(q, k, q_offset=offset)
     repeats = q.shape[1] // k.shape[1]
     keys, values = terms.k_BGSD.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     scale = kwargs.get("softmax_scale") or 1.0 / math.sqrt(q.shape[-1])
@@ -266,6 +270,8 @@ def _with_relative(scores: Tensor, displacement: Tensor, terms: ScoreTerms, scal
 def _allowed(at_T: Tensor, at_S: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
     """Which keys a query sees, [B,1,T,S] or [T,S]."""
     allowed = at_T[:, None] >= at_S if kwargs.get("causal", True) else torch.ones_like(at_T[:, None] + at_S).bool()
+    if (window := kwargs.get("window")) is not None:
+        allowed = allowed & ((at_T[:, None] - at_S).abs() < window)
     if (padding_BS := kwargs.get("key_padding_mask")) is not None:
         allowed = allowed & padding_BS[:, None, None]
     if (ids_BS := kwargs.get("document_ids")) is not None:
@@ -274,9 +280,10 @@ def _allowed(at_T: Tensor, at_S: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def _skew(values: Tensor, displacement: Tensor, terms: ScoreTerms) -> Tensor:
-    last = values.shape[-1] - 1
-    at = torch.take_along_dim(values, displacement.clamp(0, last).expand(*values.shape[:-1], -1), -1)
-    return torch.where(displacement > last, 0.0, at) if terms.tail == "zero" else at
+    first, last = terms.first_displacement, terms.first_displacement + values.shape[-1] - 1
+    index = displacement.clamp(first, last) - first
+    at = torch.take_along_dim(values, index.expand(*values.shape[:-1], -1), -1)
+    return torch.where((displacement < first) | (displacement > last), 0.0, at) if terms.tail == "zero" else at
 
 
 def _gate_bias(gates: Tensor, at_T: Tensor, num_keys: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, NUM_HEADS, POSITIONS, position, read
+from small_positions import BOTH_WAYS, HEAD_DIM, NUM_HEADS, POSITIONS, position, read
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -74,6 +74,8 @@ def test_operators_keep_their_contracts(name):
         None,
         0,
         True,
+        None,
+        0,
         0.25,
         0.25,
     )
@@ -151,10 +153,12 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("name", "masked"),
-    [(name, False) for name in NAMES] + [(name, True) for name in ("nope", "alibi", "wavelet", "transformer_xl")],
+    ("name", "masked", "causal"),
+    [(name, False, True) for name in NAMES]
+    + [(name, True, True) for name in ("nope", "alibi", "wavelet", "transformer_xl")]
+    + [(name, False, False) for name in BOTH_WAYS if name not in ("alibi-12", "nope", "rotary")],
 )
-def test_memory_is_linear(name, masked):
+def test_memory_is_linear(name, masked, causal):
     length = 4096
     case = Case(batch=1, num_heads=4, num_kv_heads=1, num_queries=length, num_keys=length, head_dim=HEAD_DIM)
     q, k, v, _ = case.inputs()
@@ -163,9 +167,10 @@ def test_memory_is_linear(name, masked):
     with LargestTensor() as largest:
         out = attention(
             *inputs,
-            position=position(name),
+            position=position(name, not causal),
+            causal=causal,
             backend="auto",
-            **read(position(name), case),
+            **read(position(name, not causal), case),
             **masks,
         )
         out.sum().backward()
@@ -197,11 +202,18 @@ def test_auto_never_goes_dense_in_silence():
         attention(long, long, long, position=NoPE(), dropout=0.1)
 
 
-def test_tables_in_both_directions_are_refused():
-    q, k, v = leaves(20)
-    causal = ScoreTerms(q_BHTD=q, k_BGSD=k, bias_HR=torch.zeros(NUM_HEADS, 20))
-    with pytest.raises(ValueError, match="with causal=True only, got causal=False"):
-        run_backend("banded", given(causal, v, causal=False))
+@pytest.mark.parametrize("tail", ["zero", "clamp"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("before", "behind"), [(0, 9), (7, 4), (20, 0), (120, 120)])
+def test_tables_from_ahead_of_the_query_to_behind_it(before, behind, causal, tail):
+    q, k, v = leaves(90)
+    size = before + behind + 1
+    given_terms = {"table": torch.randn(size, HEAD_DIM), "bias_HR": torch.randn(NUM_HEADS, size)}
+    terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=q, first_displacement=-before, tail=tail, **given_terms)
+    outs = [run_backend(name, given(terms, v, causal)) for name in ("banded", "reference")]
+    banded, reference = ([x, *torch.autograd.grad(x.square().sum(), (q, k, v))] for x in outs)
+    for ours, expected in zip(banded, reference, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_table_and_a_bias_of_different_lengths():

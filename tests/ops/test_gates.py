@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, NUM_HEADS, WIDTH, position
+from small_positions import GATED, HEAD_DIM, NUM_HEADS, WIDTH, position
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wavepos import ALiBi, Cable, ForgetGate, attention
-from wavepos.ops.banded import gated
+from wavepos.ops.attention import attention_map
+from wavepos.ops.banded import far as far_module
+from wavepos.ops.banded import fused_calls, gated
 from wavepos.ops.banded.band import Band
 from wavepos.ops.banded.operator import BANDED
 from wavepos.ops.banded.prepare import prepared
@@ -79,7 +81,18 @@ def test_float64(name: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize(
     ("num_queries", "num_keys", "query_offset"),
-    [(1, 90, 89), (1, 90, 40), (70, 200, 130), (3, 200, 197), (50, 60, 0), (30, 90, 20), (50, 60, 30), (1, 60, 100)],
+    [
+        (1, 90, 89),
+        (1, 90, 40),
+        (70, 200, 130),
+        (3, 200, 197),
+        (50, 60, 0),
+        (30, 90, 20),
+        (50, 60, 30),
+        (20, 60, 100),
+        (40, 60, 100),
+        (1, 60, 100),
+    ],
 )
 @pytest.mark.parametrize("name", ["nope", "wavelet", "t5"])
 def test_offsets(name: str, num_queries: int, num_keys: int, query_offset: int, dtype: torch.dtype) -> None:
@@ -173,13 +186,13 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.scores = 0
-        forward = gated.flash_forward
+        forward = far_module.flash_forward
 
         def counted(q: Tensor, k: Tensor, *rest: Any) -> Any:
             self.scores += q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
             return forward(q, k, *rest)
 
-        monkeypatch.setattr(gated, "flash_forward", counted)
+        monkeypatch.setattr(far_module, "flash_forward", counted)
 
 
 def results(call: Call, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
@@ -190,8 +203,9 @@ def results(call: Call, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("size", [1.0, 6.0, 40.0])
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize("beside_table", [False, True])
+@pytest.mark.parametrize("masks", ["none", "window", "documents"])
 def test_keys_that_are_left_out_weigh_nothing(
-    size: float, dtype: torch.dtype, beside_table: bool, monkeypatch: pytest.MonkeyPatch
+    size: float, dtype: torch.dtype, beside_table: bool, masks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys far away whose q·k is as large as it can be: q and k of one direction, and gates that just outweigh them."""
     length, generator = 1200, torch.Generator().manual_seed(0)
@@ -205,12 +219,14 @@ def test_keys_that_are_left_out_weigh_nothing(
     leaves = [x.to(dtype).requires_grad_() for x in (q, k, v, gates)]
     inner = position("wavelet-query-bias" if beside_table else "nope")
     terms = Gated(inner).terms(leaves[0], leaves[1], gates_BHS=leaves[3])
-    mask = Mask(num_queries=length, num_keys=length)
+    ids = (torch.arange(length) >= 1150).long().expand(2, -1) if masks == "documents" else None
+    window = 1000 if masks == "window" else None
+    mask = Mask(num_queries=length, num_keys=length, window=window, document_ids_BS=ids)
     call = Call(terms=terms, v_BGSD=leaves[2], mask=mask, softmax_scale=0.25, factors=inner.factors)
     counted = Counted(monkeypatch)
     pruned = results(call, leaves, grad.to(dtype))
     first = counted.scores
-    monkeypatch.setattr(gated, "_first_keys", lambda call, band: None)
+    monkeypatch.setattr(fused_calls, "first_keys", lambda call, band: None)
     whole = results(call, leaves, grad.to(dtype))
     assert first < 0.8 * (counted.scores - first), "nothing was left out"
     eps = torch.finfo(dtype).eps
@@ -228,7 +244,7 @@ def test_what_may_matter_is_kept() -> None:
     call = prepared(Call(terms=terms, v_BGSD=v, mask=Mask(num_queries=length, num_keys=length), softmax_scale=0.25))
     band = Band.of(call)
     assert band.block is not None
-    firsts = gated._first_keys(call, band)
+    firsts = gated.first_keys(call, band)
     assert firsts is not None
     sums = gate_sums(gates, length)
     scores = 9.0 * 0.25 * (q @ k.mT).double() + sums[..., None] - sums[..., None, :]
@@ -236,11 +252,11 @@ def test_what_may_matter_is_kept() -> None:
     beside_own = (scores - own).masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), -torch.inf)
     limit = math.log(torch.finfo(torch.float32).eps) - math.log(length)
     left_out = 0
-    for index, row in enumerate(range(band.first_far_row, length, band.block)):
+    for index, block in enumerate(band.blocks()):
         for head in range(NUM_HEADS):
             first = firsts[index][0][head]
             left_out += first
-            assert not bool((beside_own[0, head, row : row + band.block, :first] > limit).any())
+            assert not bool((beside_own[0, head, block, :first] > limit).any())
     assert left_out > 0
 
 
@@ -251,7 +267,7 @@ def test_gates_that_open_again_prune_nothing() -> None:
     gates[..., 90] = 3.0
     terms = ScoreTerms(q_BHTD=q, k_BGSD=k, gates_BHS=gates)
     call = Call(terms=terms, v_BGSD=v, mask=Mask(num_queries=200, num_keys=200), softmax_scale=0.25)
-    assert gated._first_keys(prepared(call), Band.of(prepared(call))) is None
+    assert gated.first_keys(prepared(call), Band.of(prepared(call))) is None
     torch.testing.assert_close(BANDED.compute(call), run_backend("reference", call), rtol=1e-4, atol=1e-5)
 
 
@@ -266,6 +282,55 @@ def test_a_nan_far_away_is_not_left_out(bad: str) -> None:
     ]
     assert bool(outs[0][:, :, 3].all())
     assert torch.equal(outs[0][:, :, 3:], outs[1][:, :, 3:])
+
+
+@pytest.mark.parametrize("name", GATED)
+@pytest.mark.parametrize("backend", ["auto", "banded", "reference", "triton", "map"])
+def test_gates_are_of_causal_attention(name: str, backend: Any) -> None:
+    built, drawn = position(name), case(30)
+    q, k, v, _ = drawn.inputs()
+    message = (
+        f"position {type(built).__name__} reads gates, which are summed over the keys behind a query: causal=False"
+    )
+    arguments: dict[str, Any] = {"position": built, "causal": False, "gates": drawn.gates(built)}
+    with pytest.raises(ValueError, match=message):
+        attention_map(q, k, **arguments) if backend == "map" else attention(q, k, v, backend=backend, **arguments)
+    with pytest.raises(ValueError, match=message):
+        built.terms_both_ways(q, k)
+
+
+@pytest.mark.parametrize("backend", ["banded", "reference", "triton", "weights", "slots"])
+def test_a_users_gates_in_both_directions_are_refused_by_every_backend(backend: str) -> None:
+    q, k, v, _ = case(30).inputs()
+    terms = ScoreTerms(q_BHTD=q, k_BGSD=k, gates_BHS=-torch.ones(1, NUM_HEADS, 1))
+    offset = torch.tensor(0) if backend == "slots" else None
+    mask = Mask(num_queries=30, num_keys=30, causal=False)
+    call = Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=0.25, device_offset=offset)
+    with pytest.raises(ValueError, match="serves gates with causal=True only: they are summed over the keys behind a"):
+        run_backend(backend, call)
+
+
+@pytest.mark.parametrize("window", [None, 9, 50])
+def test_alibi_of_both_directions_says_of_keys_behind_what_the_gate_says(window: int | None, far: str) -> None:
+    """All keys lie at or behind the first query."""
+    q, k, v, _ = case(60, num_keys=40).inputs()
+    arguments: dict[str, Any] = {"position": ALiBi(NUM_HEADS), "query_offset": 39, "window": window}
+    ways = [attention(q, k, v, causal=causal, **arguments) for causal in (True, False)]
+    torch.testing.assert_close(*ways, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["nope", "wavelet", "t5"])
+@pytest.mark.parametrize("window", [33, WIDTH + 70, 130])
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_windows_with_documents_and_padding(
+    name: str, window: int, dtype: torch.dtype, far: str, segments: str
+) -> None:
+    """Several blocks of queries in a document, windows that cut their far part, padding at both ends of a row."""
+    ids, keep = torch.zeros(2, 300, dtype=torch.int64), torch.ones(2, 300, dtype=torch.bool)
+    ids[0, 90:], ids[1, 201:] = 3, 8
+    keep[0, :21], keep[1, 280:] = False, False
+    for masks in ({"key_padding_mask": keep}, {"document_ids": ids}, {"key_padding_mask": keep, "document_ids": ids}):
+        assert_within(beside(name), case(300, dtype=dtype), "banded", window=window, **masks)
 
 
 class OldALiBi(Position):

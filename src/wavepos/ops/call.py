@@ -34,7 +34,8 @@ class Call:
         device_offset: position of the first query where the device alone knows it, int64 without dimensions; the
             mask's own is then not read. None: the mask's.
         factors: `Position.factors`, asked for the table as a product; None: the table is taken as it is.
-        sums_BHS: c, the running sums of the gates; only in the banded backend's own form of a call, in their place.
+        sums_BHS: c, the running sums of the gates; only in the banded backend's own form of a call, in their place. It
+            has an entry for every position up to the last query's.
     """
 
     terms: ScoreTerms
@@ -66,16 +67,16 @@ class Call:
         """Everything that a derivative may be asked of."""
         return (*(x for _, x in self.terms.tensors()), self.v_BGSD)
 
-    def without_tail(self, values_XR: Tensor) -> Tensor:
-        """A table [1 or H,R,…] or a bias [H,R] of the terms such that zero holds beyond it.
+    def without_tail(self, values_XR: Tensor, *, of_last: bool = True) -> Tensor:
+        """A table [1 or H,R,…] or a bias [H,R] of the terms such that zero holds beyond its last entry, or its first.
 
-        Where the last entry holds it is taken from all: the softmax does not see a constant per row. So its gradient is
+        Where that entry holds it is taken from all: the softmax does not see a constant per row. So its gradient is
         minus the sum of the others', which needs no sum over the keys beyond.
         """
         if self.terms.tail != "clamp":
             return values_XR
         wide = values_XR.to(torch.promote_types(values_XR.dtype, self.terms.q_BHTD.dtype))
-        return wide - wide[:, -1:]
+        return wide - (wide[:, -1:] if of_last else wide[:, :1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,4 +104,6 @@ class Implementation:
             return f"{self.label} does not serve {', '.join(sorted(missing))} of the position's terms"
         if call.device_offset is not None and not self.takes_device_offset:
             return f"{self.label} does not serve a tensor as query_offset"
+        if call.terms.gates_BHS is not None and not call.mask.causal:
+            return f"{self.label} serves gates with causal=True only: they are summed over the keys behind a query"
         return self.limits(call)

@@ -62,14 +62,17 @@ def checked_scale(softmax_scale: float | None, head_dim: int) -> float:
 
 def check_arguments(
     position: Position,
-    causal: bool,
     backend: str = "auto",
     dropout: float = 0.0,
     query_offset: int | Tensor | None = None,
+    window: int | None = None,
 ) -> None:
     """Raise ValueError for arguments that are no values of theirs or do not go together, whatever the tensors."""
-    if not causal and position.needs_table:
-        raise ValueError(f"causal=False is served for NoPE and Rotary only, got {type(position).__name__}")
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
+        raise ValueError(
+            "window must be a whole number of at least 1 (a query sees keys less than that many tokens away) or None, "
+            f"got {window!r}"
+        )
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
     if backend not in get_args(Backend):
@@ -82,10 +85,10 @@ def check_arguments(
         )
 
 
-def checked_offset(q: Tensor, k: Tensor, query_offset: int | Tensor | None, causal: bool, rotates: bool) -> int:
+def checked_offset(q: Tensor, k: Tensor, query_offset: int | Tensor | None, placed: bool) -> int:
     """The position of the first query: the given one, or that with which the last query stands at the last key.
 
-    For a position that the device alone knows the last one that there can be.
+    For a position that the device alone knows the last one that there can be. `placed`: whether anything depends on it.
     """
     num_queries, num_keys = q.shape[2], k.shape[2]
     if isinstance(query_offset, Tensor):
@@ -100,7 +103,7 @@ def checked_offset(q: Tensor, k: Tensor, query_offset: int | Tensor | None, caus
         return query_offset
     if num_queries <= num_keys:
         return num_keys - num_queries
-    if num_keys == 0 or not (causal or rotates):  # nothing depends on where the queries stand
+    if num_keys == 0 or not placed:
         return 0
     raise ValueError(
         f"without query_offset the queries stand at the last positions of the keys, and {num_queries} queries do not "
@@ -115,13 +118,17 @@ def checked_mask(
     causal: bool,
     key_padding_mask: Tensor | None,
     document_ids: Tensor | None,
+    window: int | None = None,
 ) -> Mask:
-    """Which keys a query sees; ValueError unless padding and documents fit."""
+    """Which keys a query sees, without a window that hides nothing; ValueError unless padding and documents fit."""
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    farthest = max(query_offset + num_queries, 0 if causal else num_keys - query_offset) - 1
     mask = Mask(
-        num_queries=q.shape[2],
-        num_keys=k.shape[2],
+        num_queries=num_queries,
+        num_keys=num_keys,
         query_offset=query_offset,
         causal=causal,
+        window=None if window is None or window > farthest else window,
         key_padding_BS=key_padding_mask,
         document_ids_BS=document_ids,
     )
@@ -157,7 +164,8 @@ def checked_terms(
     k: Tensor,
     query_offset: int,
     relative_states: Tensor | None,
-    gates: Tensor | None = None,
+    gates: Tensor | None,
+    causal: bool,
 ) -> ScoreTerms:
     """The position's terms, on q's device and of its heads and sizes; ValueError unless they are."""
     check_states(position, q, relative_states)
@@ -168,7 +176,10 @@ def checked_terms(
     if isinstance(position, ReadsGates):
         given["gates_BHS"] = gates
     try:
-        terms = position.terms(q, k, q_offset=query_offset, **given)
+        if causal:
+            terms = position.terms(q, k, q_offset=query_offset, **given)
+        else:
+            terms = position.terms_both_ways(q, k, q_offset=query_offset)
     except RuntimeError as error:  # PyTorch's own words for tensors on two devices name neither
         check_parameters(position, q, error)
         raise
@@ -242,6 +253,7 @@ def check_terms(terms: ScoreTerms, position: Position, q: Tensor, k: Tensor) -> 
         raise ValueError(f"position {type(position).__name__} gives one of r and table: their product needs both")
     if r is not None and r is not q and r.shape[:3] != q.shape[:3]:
         _refuse_terms(position, "r", r.shape, (*q.shape[:3], r.shape[-1]))
+    _check_displacements(terms, position)
     heads = {"table": table.shape[0] if table is not None and table.dim() == 3 else None}
     heads["bias"] = None if bias is None else bias.shape[0]
     for name, number in heads.items():
@@ -257,6 +269,15 @@ def check_terms(terms: ScoreTerms, position: Position, q: Tensor, k: Tensor) -> 
             f"{r.shape[3]} entries (q's head_dim is {q.shape[3]}): build it with head_dim={q.shape[3]}. "
             f"q must be {LAYOUT}, got {tuple(q.shape)}"
         )
+
+
+def _check_displacements(terms: ScoreTerms, position: Position) -> None:
+    for name, values, dim in (("table", terms.table, -2), ("bias", terms.bias_HR, -1)):
+        if values is not None and not -max(1, values.shape[dim]) < terms.first_displacement <= 0:
+            raise ValueError(
+                f"position {type(position).__name__} gives a {name} of {values.shape[dim]} entries from displacement "
+                f"{terms.first_displacement} on: it must hold displacement 0"
+            )
 
 
 def _elsewhere(position: Position, name: str, x: Tensor, q: Tensor) -> ValueError:

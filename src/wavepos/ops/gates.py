@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from wavepos.ops.call import Call
-
 
 def gate_sums(gates_BHS: Tensor, num_keys: int) -> Tensor:
     """c[h,n] for every key, [B or 1,H,S].
@@ -18,13 +16,24 @@ def gate_sums(gates_BHS: Tensor, num_keys: int) -> Tensor:
     return gates_BHS.to(dtype) * torch.arange(num_keys, device=gates_BHS.device)
 
 
-def gate_differences(call: Call, query_T: Tensor) -> Tensor | None:
-    """c[h,m] − c[h,n] of queries at the given positions and all keys, [B or 1,H,T,S] in float64; None: nothing.
+def gate_differences(gates_BHS: Tensor, num_keys: int, query_T: Tensor) -> Tensor:
+    """c[h,m] − c[h,n], [B or 1,H,T,S] in float64.
 
-    A query beyond the last key has that one's c: a constant per query, which the softmax does not see.
+    Only the keys between the two are summed: some keys beside each other, all that their queries see, do as all do. A
+    query beyond the last key has that one's c: a constant per query, which the softmax does not see.
+
+    Args:
+        gates_BHS: of those keys, or [B or 1,H,1].
+        num_keys: how many keys there are.
+        query_T: the queries' positions, counted from the first of the keys.
     """
-    if call.terms.gates_BHS is None or call.mask.num_keys == 0:
-        return None
-    sums_BHS = gate_sums(call.terms.gates_BHS, call.mask.num_keys)
-    own_BHT = sums_BHS.index_select(-1, query_T.clamp_max(call.mask.num_keys - 1))
+    sums_BHS = gate_sums(gates_BHS, num_keys)
+    if num_keys == 0:
+        return sums_BHS[:, :, None].expand(-1, -1, query_T.shape[0], -1)
+    own_BHT = sums_BHS.index_select(-1, query_T.clamp_max(num_keys - 1))
     return own_BHT[..., None] - sums_BHS[..., None, :]
+
+
+def gates_of(gates_BHS: Tensor, keys: slice) -> Tensor:
+    """Those of some keys; one that holds for every key is theirs too."""
+    return gates_BHS if gates_BHS.shape[-1] == 1 else gates_BHS[..., keys]

@@ -28,10 +28,9 @@ def _weights(call: Call) -> Tensor:
         num_queries = terms.q_BHTD.shape[2]
         bias_HTR = terms.bias_HR.to(dtype)[:, None].expand(-1, num_queries, -1)
         scores_BHTS = scores_BHTS + terms.at_displacement(bias_HTR, displacement_TS)
-    query_T = torch.arange(mask.num_queries, device=terms.q_BHTD.device) + mask.query_offset
-    gates_BHTS = gate_differences(call, query_T)
-    if gates_BHTS is not None:
-        scores_BHTS = scores_BHTS + gates_BHTS.to(dtype)
+    if terms.gates_BHS is not None:
+        query_T = torch.arange(mask.num_queries, device=terms.q_BHTD.device) + mask.query_offset
+        scores_BHTS = scores_BHTS + gate_differences(terms.gates_BHS, mask.num_keys, query_T).to(dtype)
     allowed = mask.allowed(terms.q_BHTD.device)
     return hide(scores_BHTS, allowed, allowed.any(-1, keepdim=True)).softmax(dim=-1) * allowed
 

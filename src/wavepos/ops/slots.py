@@ -4,6 +4,8 @@ Keys stand in S slots, of which those beyond the last query are empty. The bias 
 displacement, so memory is T·S: right for the one query of a decoding step or the few of a speculative one.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,31 +23,56 @@ def _attention(call: Call) -> Tensor:
     """
     terms, mask = call.terms, call.mask
     assert call.device_offset is not None
-    q, num_keys = terms.q_BHTD, mask.num_keys
-    query = torch.arange(mask.num_queries, device=q.device) + call.device_offset
-    displacement_TS = query[:, None] - torch.arange(num_keys, device=q.device)
-    allowed = displacement_TS >= 0
-    by_key = mask.allowed_by_key(slice(0, mask.num_queries), slice(0, num_keys))
-    if by_key is not None:
-        allowed = allowed & by_key
+    q, num_queries = terms.q_BHTD, mask.num_queries
+    query = torch.arange(num_queries, device=q.device) + call.device_offset
+    keys = _within_window(call)
+    num_keys = keys.slots.shape[0]
+    displacement_TS = query[:, None] - keys.slots
+    allowed = mask.allowed_by_distance(displacement_TS)
+    if keys.padding_BS is not None:
+        allowed = allowed & keys.padding_BS[:, None, None]
     bias = torch.zeros((), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     if terms.r_BHTE is not None and terms.table is not None:
         wide = at_least_float32(terms.r_BHTE)
         products_BHTR = torch.matmul(wide, terms.table.to(wide.dtype).mT) * call.relative_scale
         bias = bias + terms.at_displacement(products_BHTR, displacement_TS)
     if terms.bias_HR is not None:
-        bias_HTR = terms.bias_HR[:, None].expand(-1, mask.num_queries, -1)
+        bias_HTR = terms.bias_HR[:, None].expand(-1, num_queries, -1)
         bias = bias + terms.at_displacement(bias_HTR, displacement_TS)
-    gates_BHTS = gate_differences(call, query)
-    if gates_BHTS is not None:
-        bias = bias + gates_BHTS.to(bias.dtype)
+    if keys.gates_BHS is not None and num_keys > 0:
+        bias = bias + gate_differences(keys.gates_BHS, num_keys, query - keys.slots[0]).to(bias.dtype)
     seen = allowed.any(-1, keepdim=True)
     bias = hide(bias, allowed, seen).to(q.dtype).expand(*q.shape[:3], num_keys)
-    grouped = terms.k_BGSD.shape[1] != q.shape[1]
+    grouped = keys.k_BGSD.shape[1] != q.shape[1]
     out = scaled_dot_product_attention(
-        q, terms.k_BGSD, call.v_BGSD, attn_mask=bias, scale=call.softmax_scale, enable_gqa=grouped
+        q, keys.k_BGSD, keys.v_BGSD, attn_mask=bias, scale=call.softmax_scale, enable_gqa=grouped
     )
     return torch.where(seen, out, 0.0)
+
+
+class _Keys(NamedTuple):
+    """Keys beside each other: their slots and what there is one of per key; a gate that all have stays one."""
+
+    slots: Tensor
+    k_BGSD: Tensor
+    v_BGSD: Tensor
+    padding_BS: Tensor | None
+    gates_BHS: Tensor | None
+
+
+def _within_window(call: Call) -> _Keys:
+    """Those of all slots, or of as many as the windows of all queries cover."""
+    mask, k, v, gates = call.mask, call.terms.k_BGSD, call.v_BGSD, call.terms.gates_BHS
+    covered = mask.num_keys if mask.window is None else mask.window + mask.num_queries - 1
+    slots = torch.arange(min(covered, mask.num_keys), device=k.device)
+    if covered >= mask.num_keys or call.device_offset is None:
+        return _Keys(slots, k, v, mask.key_padding_BS, gates)
+    first = call.device_offset + mask.num_queries - covered
+    slots = slots + first.clamp(0, mask.num_keys - covered)
+    padding = None if mask.key_padding_BS is None else mask.key_padding_BS.index_select(1, slots)
+    if gates is not None and gates.shape[-1] > 1:
+        gates = gates.index_select(-1, slots)
+    return _Keys(slots, k.index_select(2, slots), v.index_select(2, slots), padding, gates)
 
 
 def _limits(call: Call) -> str | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wavepos.positions.config import PositionConfig
 from wavepos.positions.tables import TableCache
-from wavepos.positions.terms import Position, ScoreTerms, require_fit, require_positive_int
+from wavepos.positions.terms import Position, ScoreTerms, farthest, require_fit, require_positive_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,8 @@ def _geometric(num_heads: int) -> list[float]:
 class ALiBi(Position):
     """s = softmax_scale · q·k − slope_h·δ: each head prefers the near with a fixed slope of its own (Eq. 9).
 
-    It is the log gate −slope_h, the same for every key: their sum over the keys n + 1 … m is −slope_h·δ.
+    It is the log gate −slope_h, the same for every key: their sum over the keys n + 1 … m is −slope_h·δ. With
+    causal=False it is the bias −slope_h·|δ|, alike on both sides.
 
     Args:
         num_heads: query heads H; any number.
@@ -55,15 +56,28 @@ class ALiBi(Position):
     def __init__(self, num_heads: int) -> None:
         super().__init__()
         self._slopes_H = alibi_slopes(num_heads)
-        self._cache = TableCache(self._gates_R_H, limit=1)
+        self._gates_cache = TableCache(self._gates_R_H, limit=1)
+        self._bias_cache = TableCache(self._bias_R_H)
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         require_fit(self, q_BHTD, num_heads=len(self._slopes_H))
-        gates_1H = self._cache.get(1, q_BHTD.device)
+        gates_1H = self._gates_cache.get(1, q_BHTD.device)
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, gates_BHS=gates_1H[..., None])
+
+    def terms_both_ways(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        require_fit(self, q_BHTD, num_heads=len(self._slopes_H))
+        ahead, behind = farthest(q_BHTD, k_BGSD, q_offset)
+        columns = self._bias_cache.get(max(ahead, behind) + 1, q_BHTD.device).mT
+        bias_HR = torch.cat([columns[:, 1 : ahead + 1].flip(1), columns[:, : behind + 1]], dim=1)
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=bias_HR, tail="none", first_displacement=-ahead)
 
     def reset_parameters(self) -> None:
         return None
 
     def _gates_R_H(self, length: int) -> Tensor:
         return -torch.tensor(self._slopes_H, dtype=torch.float32).expand(length, -1)
+
+    def _bias_R_H(self, length: int) -> Tensor:
+        distance = torch.arange(length, dtype=torch.float64)
+        slopes = torch.tensor(self._slopes_H, dtype=torch.float64)
+        return (-distance[:, None] * slopes).to(torch.float32)

@@ -33,9 +33,10 @@ class ScoreTerms:
         bias_HR: b[h,δ], added without softmax_scale; float32, [H,R].
         gates_BHS: a log gate per key, at most 0, added without softmax_scale: [B or 1,H,S], or [B or 1,H,1] where every
             key has the same; float32 or q's dtype. They go with causal attention.
-        tail: what holds from displacement first_displacement + R on: "zero", or "clamp" (the last entry holds), or
-            "none": table and bias cover every displacement that a causal query of this call meets.
-        first_displacement: the displacement of entry 0; 0 in causal attention.
+        tail: what holds beyond either end, from displacement first_displacement + R on and before first_displacement:
+            "zero", or "clamp" (the end's entry holds), or "none": table and bias cover every displacement of the call.
+        first_displacement: the displacement of entry 0: 0 in causal attention, and below 0 where keys ahead of their
+            query are seen. The table holds displacement 0.
         relative_scale: the factor on r·p; None: softmax_scale.
     """
 
@@ -66,11 +67,11 @@ class ScoreTerms:
                 yield field.name, value
 
     def at_displacement(self, values: Tensor, displacement_TS: Tensor) -> Tensor:
-        """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the last entry; undefined below the first."""
+        """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the first and the last entry."""
         last = values.shape[-1] - 1
         index_TS = displacement_TS - self.first_displacement
         at = values.gather(-1, index_TS.clamp(0, last).expand(*values.shape[:-1], -1))
-        return at.masked_fill(index_TS > last, 0.0) if self.tail == "zero" else at
+        return at.masked_fill((index_TS > last) | (index_TS < 0), 0.0) if self.tail == "zero" else at
 
 
 class Position(nn.Module, ABC):
@@ -88,6 +89,19 @@ class Position(nn.Module, ABC):
     @abstractmethod
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         """The terms for queries at positions q_offset … q_offset + T − 1 and keys at 0 … S − 1."""
+
+    def terms_both_ways(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        """The terms where a query sees keys ahead of it too (causal=False): displacements from q_offset − S + 1 on.
+
+        Raises:
+            ValueError: the method has nothing to say of such keys, the default for those that need a table.
+        """
+        if self.needs_table:
+            raise ValueError(
+                f"position {type(self).__name__} has nothing to say of keys ahead of their query: causal=False is not "
+                "served with it"
+            )
+        return self.terms(q_BHTD, k_BGSD, q_offset=q_offset)
 
     @abstractmethod
     def reset_parameters(self) -> None:
@@ -155,10 +169,19 @@ class ReadsGates(Position):
     ) -> ScoreTerms:
         """The terms; gates that are missing or do not fit have been refused before."""
 
+    def terms_both_ways(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        require_no_gates(self)
+        return super().terms_both_ways(q_BHTD, k_BGSD, q_offset=q_offset)
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """x in float32, or as it is where it is float64."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def farthest(q_BHTD: Tensor, k_BGSD: Tensor, q_offset: int) -> tuple[int, int]:
+    """How far ahead of a query a key stands at most, and how far behind it; at least 0 each, in tokens."""
+    return max(0, k_BGSD.shape[2] - 1 - q_offset), max(0, q_offset + q_BHTD.shape[2] - 1)
 
 
 def require_fit(
@@ -186,6 +209,25 @@ def require_fit(
                 f"position {name} lies on device {parameter.device} and q on {q_BHTD.device}: move the position to q's "
                 "device, or from meta with to_empty and reset_parameters or a state dict"
             )
+
+
+def require_both_ways(position: Position, bidirectional: bool) -> None:
+    """Raise ValueError unless the position was made with bidirectional=True."""
+    if not bidirectional:
+        name = type(position).__name__
+        raise ValueError(
+            f"position {name} was made for keys at and behind their query: causal=False needs one of "
+            f"{name}(bidirectional=True)"
+        )
+
+
+def require_no_gates(position: ReadsGates) -> None:
+    """Raise ValueError where the position reads gates, which keys ahead of their query have no part in."""
+    if position.reads_gates:
+        raise ValueError(
+            f"position {type(position).__name__} reads gates, which are summed over the keys behind a query: "
+            "causal=False is not served with it"
+        )
 
 
 def _shape(q_BHTD: Tensor) -> str:

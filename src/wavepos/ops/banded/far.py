@@ -1,4 +1,4 @@
-"""The far part: every pair of query and key at displacement W or more, by PyTorch's own fused kernels.
+"""The far part: every pair of query and key that is seen and not near, by PyTorch's own fused kernels.
 
 One small adapter per device: their private signatures differ, and a test pins the one of the CPU. They check no
 strides, as `scaled_dot_product_attention` does before it calls them, so every input is made to lie in memory as they
@@ -6,12 +6,12 @@ read it. Causal calls are square (T = S). No call here masks a whole row: the CP
 a log-sum-exp of 0.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from wavepos.ops.banded.band import Band
+from wavepos.ops.banded.fused_calls import fused_calls
+from wavepos.ops.banded.gated import Columns
 from wavepos.ops.banded.totals import Grads, Output, merge
 from wavepos.ops.call import Call
 from wavepos.ops.strides import rows_adjacent
@@ -22,47 +22,53 @@ _BIAS_ALIGNMENT = 16
 """And rows of a bias that begin at multiples of so many entries."""
 
 
-def far_forward(call: Call, band: Band, output: Output) -> None:
-    """Write the far part's output and log-sum-exp into the rows that have one."""
-    rows = slice(band.first_far_row, None)
-    whole, whole_lse, weight = (x[:, :, rows] for x in (output.out_BHTD, output.lse_BHT, output.share_BHT))
-    for index, (keys, causal) in enumerate(_key_ranges(band)):
-        out, lse = flash_forward(*_qkv(call, rows, keys), causal, call.softmax_scale)
-        if index == 0:
+def far_forward(call: Call, band: Band, output: Output) -> slice:
+    """Write the far part's output and log-sum-exp; the rows it has written, from the first with a key of it on."""
+    calls = list(fused_calls(call, band))
+    if not calls:
+        return slice(0, 0)
+    written = slice(min(x.rows.start for x in calls), max(x.rows.stop for x in calls))
+    if any(not x.has_all(written) for x in calls):
+        output.out_BHTD[:, :, written], output.lse_BHT[:, :, written] = 0.0, -torch.inf
+        output.share_BHT[:, :, written] = 0.0
+    for index, fused in enumerate(calls):
+        q, k, v = fused.qkv(call.terms.q_BHTD, call.terms.k_BGSD, call.v_BGSD)
+        out, lse = flash_forward(q, k, v, fused.causal, call.softmax_scale, fused.row())
+        out, lse = fused.turned(out), fused.turned(fused.with_own_gates(lse))
+        whole, whole_lse, weight = map(fused.of_rows, (output.out_BHTD, output.lse_BHT, output.share_BHT))
+        if index == 0 and fused.has_all(written):
             whole.copy_(out)
             whole_lse.copy_(lse)
         else:
             merge(whole, whole_lse, out, lse, weight)
+    return written
 
 
 def far_backward(call: Call, band: Band, grad_BHTD: Tensor, output: Output, grads: Grads) -> None:
-    """Write the far part of the gradients of q, k and v, zero where there is none."""
-    first, end = band.first_far_row, 0
-    rows = slice(first, None)
-    forward = output.out_BHTD[:, :, rows], output.lse_BHT[:, :, rows]
-    for index, (keys, causal) in enumerate(_key_ranges(band)):
-        end = keys.stop
-        qkv = _qkv(call, rows, keys)
-        dq, dk, dv = flash_backward(grad_BHTD[:, :, rows], forward, qkv, causal, call.softmax_scale)
-        grads.dq_BHTD[:, :, rows] = dq if index == 0 else dq + grads.dq_BHTD[:, :, rows]
-        grads.dk_BGSD[:, :, keys], grads.dv_BGSD[:, :, keys] = dk, dv
-    grads.dq_BHTD[:, :, : first if end else None] = 0.0
-    grads.dk_BGSD[:, :, end:], grads.dv_BGSD[:, :, end:] = 0.0, 0.0
-
-
-def _key_ranges(band: Band) -> Iterator[tuple[slice, bool]]:
-    """The keys before every far query's band (none in a call without a cache), then the square above the diagonal."""
-    first = band.first_far_row
-    if band.width is None or first == band.num_queries:
-        return
-    split = band.query_offset + first - band.width
-    for keys, causal in ((slice(0, split), False), (slice(split, split + band.num_queries - first), True)):
-        if keys.stop > keys.start:
-            yield keys, causal
-
-
-def _qkv(call: Call, rows: slice, keys: slice) -> tuple[Tensor, Tensor, Tensor]:
-    return call.terms.q_BHTD[:, :, rows], call.terms.k_BGSD[:, :, keys], call.v_BGSD[:, :, keys]
+    """Write the far part of the gradients of q, k and v, zero where there is none, and add that of c."""
+    for total in (grads.dq_BHTD, grads.dk_BGSD, grads.dv_BGSD):
+        total.zero_()
+    calls = list(fused_calls(call, band))
+    k, v, head_dim = call.terms.k_BGSD, call.v_BGSD, grad_BHTD.shape[-1]
+    columns = Columns.of(call) if calls and grads.dsums_BHS is not None else None
+    if columns is not None:
+        k, v = columns.keys(k), columns.zeros(v)
+    for fused in calls:
+        qkv = fused.qkv(call.terms.q_BHTD, k, v)
+        grad, out, lse = (fused.turned(fused.of_rows(x)) for x in (grad_BHTD, output.out_BHTD, output.lse_BHT))
+        if columns is not None:
+            qkv = (columns.queries(qkv[0]), *qkv[1:])
+            grad, out = columns.zeros(grad), columns.zeros(out)
+        forward = out, fused.without_own_gates(lse)
+        parts = flash_backward(grad, forward, qkv, fused.causal, call.softmax_scale, fused.row())
+        dq, dk, dv = (fused.turned(x) for x in parts)
+        fused.of_rows(grads.dq_BHTD).add_(dq[..., :head_dim])
+        fused.of_keys(grads.dk_BGSD).add_(dk[..., :head_dim])
+        fused.of_keys(grads.dv_BGSD).add_(dv[..., :head_dim])
+        if columns is not None and grads.dsums_BHS is not None:
+            of_keys, of_queries = fused.of_sums(grads.dsums_BHS)
+            of_keys.sub_(columns.sums_of_keys(dk), alpha=1.0 / call.softmax_scale)
+            of_queries.add_(columns.sums_of_queries(dq), alpha=1.0 / call.softmax_scale)
 
 
 def flash_forward(

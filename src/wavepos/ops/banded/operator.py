@@ -3,7 +3,7 @@
 Beyond the table's R displacements every score is q·k alone, so queries m ≥ R with keys n ≤ m − R are one causal call
 of a fused kernel; the band between is computed tile by tile. The two meet in their log-sum-exps. The backward pass
 recomputes the band and gives the fused kernel's backward the output and log-sum-exp of the whole, as in ring attention.
-Gates stay near plus far (`gated.py`): the far part takes them as a row per block of queries.
+Gates stay near plus far: the far part takes them as a row per block of queries (`fused_calls.py`).
 For autograd and torch.compile all of it is one opaque operator with its own backward.
 """
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from wavepos.ops.banded.band import Band
 from wavepos.ops.banded.far import far_backward, far_forward
-from wavepos.ops.banded.gated import gated_far_backward, gated_far_forward
 from wavepos.ops.banded.near import near_backward, near_forward
 from wavepos.ops.banded.prepare import prepared
+from wavepos.ops.banded.segments import segments
 from wavepos.ops.banded.single import is_single, single_attention
 from wavepos.ops.banded.totals import Grads, Output
 from wavepos.ops.call import TABLE_TERMS, Call, Implementation
@@ -31,8 +31,6 @@ def _limits(call: Call) -> str | None:
             f"backend='banded' has no dropout on attention weights, got dropout={call.dropout}; use dropout=0.0 or "
             "backend='reference'"
         )
-    if not call.mask.causal and not {"table", "bias_HR", "gates_BHS"}.isdisjoint(call.terms.in_use()):
-        return "backend='banded' takes tables over displacements and gates with causal=True only, got causal=False"
     return None
 
 
@@ -47,33 +45,51 @@ def _attention(call: Call) -> Tensor:
     out: Tensor
     out, _, _ = banded_operator(
         terms.q_BHTD, terms.k_BGSD, call.v_BGSD, terms.r_BHTE, terms.table, terms.bias_HR, call.sums_BHS,
-        mask.key_padding_BS, mask.document_ids_BS, mask.query_offset, mask.causal,
-        call.softmax_scale, call.relative_scale,
+        mask.key_padding_BS, mask.document_ids_BS, mask.query_offset, mask.causal, mask.window,
+        terms.first_displacement, call.softmax_scale, call.relative_scale,
     )  # fmt: skip
     return out
 
 
 BANDED = Implementation(
-    label="backend='banded'", serves=TABLE_TERMS | {"gates_BHS"}, limits=_limits, compute=_attention
+    label="backend='banded'",
+    serves=TABLE_TERMS | {"first_displacement", "gates_BHS"},
+    limits=_limits,
+    compute=_attention,
 )
 
 
 def _forward(call: Call) -> Output:
-    q, band = call.terms.q_BHTD, Band.of(call)
+    q = call.terms.q_BHTD
     lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     output = Output(out_BHTD=out, lse_BHT=lse, share_BHT=torch.empty_like(lse))
-    (far_forward if call.sums_BHS is None else gated_far_forward)(call, band, output)
-    if band.width != 0:
-        near_forward(call, band, output)
+    parts = segments(call.mask)
+    if parts is None:
+        _forward_part(call, output)
+        return output
+    for x in (output.out_BHTD, output.lse_BHT, output.share_BHT):
+        x.zero_()  # also for queries that see no key
+    for part in parts:
+        _forward_part(part.call(call), part.output(output))
     return output
+
+
+def _forward_part(call: Call, output: Output) -> None:
+    band = Band.of(call)
+    far_rows = far_forward(call, band, output)
+    if band.has_near:
+        near_forward(call, band, output, far_rows)
+        return
+    for rows in (slice(0, far_rows.start), slice(far_rows.stop, None)):
+        output.out_BHTD[:, :, rows], output.lse_BHT[:, :, rows] = 0.0, 0.0
 
 
 def _backward(
     call: Call, grad_BHTD: Tensor, output: Output, wants: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of q, k, v, r, table, bias and c; `wants`: whether those of the last three are asked for."""
-    terms, band = call.terms, Band.of(call)
+    terms = call.terms
     given = (terms.table, terms.bias_HR, call.sums_BHS)
     table, bias, sums = (x if wanted else None for x, wanted in zip(given, wants, strict=True))
     dq, dr = (
@@ -89,18 +105,39 @@ def _backward(
         if x is not None:
             x.zero_()
     grads = Grads(dq_BHTD=dq, dk_BGSD=dk, dv_BGSD=dv, dr_BHTE=dr, dtable_XRE=dtable, dbias_HR=dbias, dsums_BHS=dsums)
-    (far_backward if call.sums_BHS is None else gated_far_backward)(call, band, grad_BHTD, output, grads)
-    if band.width != 0:
-        near_backward(call, band, grad_BHTD, output, grads)
+    parts = segments(call.mask)
+    if parts is None:
+        _backward_part(call, grad_BHTD, output, grads)
+    else:
+        for x in (dq, dk, dv, dr):
+            if x is not None:
+                x.zero_()
+        for part in parts:
+            _backward_part(part.call(call), part.of_rows(grad_BHTD), part.output(output), part.grads(grads))
     if dtable is not None and table is not None:
         dtable = dtable.flip(1).mul_(call.relative_scale).to(table.dtype)
     if dbias is not None and bias is not None:
         dbias = dbias.flip(1).to(bias.dtype)
-    dsums = None if dsums is None or sums is None else dsums.to(sums.dtype)
+    if dsums is not None and sums is not None:
+        dsums = dsums.to(sums.dtype)
     return dq, dk.to(terms.k_BGSD.dtype), dv.to(call.v_BGSD.dtype), dr, dtable, dbias, dsums
 
 
-def _call(tensors: tuple[Tensor | None, ...], query_offset: int, causal: bool, scales: tuple[float, float]) -> Call:
+def _backward_part(call: Call, grad_BHTD: Tensor, output: Output, grads: Grads) -> None:
+    band = Band.of(call)
+    far_backward(call, band, grad_BHTD, output, grads)
+    if band.has_near:
+        near_backward(call, band, grad_BHTD, output, grads)
+
+
+def _call(
+    tensors: tuple[Tensor | None, ...],
+    query_offset: int,
+    causal: bool,
+    window: int | None,
+    first_displacement: int,
+    scales: tuple[float, float],
+) -> Call:
     """The prepared call that the operator's arguments are."""
     q, k, v, r, table, bias, sums, padding, documents = tensors
     assert q is not None and k is not None and v is not None
@@ -111,10 +148,20 @@ def _call(tensors: tuple[Tensor | None, ...], query_offset: int, causal: bool, s
         num_keys=k.shape[2],
         query_offset=query_offset,
         causal=causal,
+        window=window,
         key_padding_BS=padding,
         document_ids_BS=documents,
     )
-    terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=r, table=table, bias_HR=bias, tail="zero", relative_scale=scales[1])
+    terms = ScoreTerms(
+        q_BHTD=q,
+        k_BGSD=k,
+        r_BHTE=r,
+        table=table,
+        bias_HR=bias,
+        tail="zero",
+        first_displacement=first_displacement,
+        relative_scale=scales[1],
+    )
     return Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=scales[0], sums_BHS=sums)
 
 
@@ -131,12 +178,14 @@ def banded_operator(  # noqa: PLR0913 - an operator's schema is flat
     document_ids: Tensor | None,
     query_offset: int,
     causal: bool,
+    window: int | None,
+    first_displacement: int,
     softmax_scale: float,
     relative_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The fields of `Output` for a prepared call."""
     tensors = (q, k, v, r, table, bias, sums, key_padding, document_ids)
-    output = _forward(_call(tensors, query_offset, causal, (softmax_scale, relative_scale)))
+    output = _forward(_call(tensors, query_offset, causal, window, first_displacement, (softmax_scale, relative_scale)))
     return output.out_BHTD, output.lse_BHT, output.share_BHT
 
 
@@ -163,6 +212,8 @@ def backward_operator(  # noqa: PLR0913 - an operator's schema is flat
     document_ids: Tensor | None,
     query_offset: int,
     causal: bool,
+    window: int | None,
+    first_displacement: int,
     softmax_scale: float,
     relative_scale: float,
     wants_table: bool,
@@ -171,7 +222,7 @@ def backward_operator(  # noqa: PLR0913 - an operator's schema is flat
 ) -> list[Tensor]:
     """Gradients in the order of the arguments, empty tensors for those that do not exist or are not asked for."""
     tensors = (q, k, v, r, table, bias, sums, key_padding, document_ids)
-    call = _call(tensors, query_offset, causal, (softmax_scale, relative_scale))
+    call = _call(tensors, query_offset, causal, window, first_displacement, (softmax_scale, relative_scale))
     wants = wants_table, wants_bias, wants_sums
     grads = _backward(call, grad, Output(out_BHTD=out, lse_BHT=lse, share_BHT=share), wants)
     return [q.new_empty(0) if x is None else x for x in grads]
@@ -192,12 +243,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 13
+        return (None,) * 15
     out, lse, share, *tensors = ctx.saved_tensors
     wants = ctx.needs_input_grad[4:7]
     grads = backward_operator(grad, out, lse, share, *tensors, *ctx.numbers, *wants)
     asked = (x if x.numel() and asked else None for x, asked in zip(grads, ctx.needs_input_grad[:7], strict=True))
-    return (*asked, *(None,) * 6)
+    return (*asked, *(None,) * 8)
 
 
 def _refuse_double(ctx: Any, *_: Any) -> None:
