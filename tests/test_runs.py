@@ -35,6 +35,11 @@ VARIANTS: list[dict[str, Any]] = [
     {"method": "wavelet", "scales": [1, 4]},
     {"method": "t5", "num_buckets": 16},
     {"method": "alibi"},
+    {"method": "nope", "temperature": "log"},
+    {"method": "nope", "temperature": {"form": "log", "start": 0.5}},
+    {"method": "nope", "temperature": "llama4"},
+    {"method": "nope", "window": 512},
+    {"method": "nope", "window": 512, "temperature": "log"},
 ]
 
 
@@ -52,6 +57,8 @@ def config(position: str | dict[str, Any], **fields: Any) -> TrainConfig:
         (config({"method": "rotary", "theta": 10_000.0}), "tiny-rotary-stdlib-0"),
         (config({"method": "wavelet", "scales": [1, 2]}), "tiny-wavelet-25a22774-stdlib-0"),
         (config("alibi", corpus="text:own.txt"), "tiny-alibi-text-own-txt-0"),
+        (config({"method": "nope", "temperature": "log"}), "tiny-nope-temperature-log-stdlib-0"),
+        (config({"method": "wavelet", "window": 64}), "tiny-wavelet-window64-stdlib-0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -95,6 +102,24 @@ def test_exact_names_tell_every_config_apart() -> None:
     assert all(name.startswith(run_name(given) + "-") for name in exact)
     assert exact[0].endswith(fingerprint(given)[:8])
     assert run_name(config({"method": "wavelet", "direction": "past"}), exact=True) == exact[0]
+
+
+@pytest.mark.parametrize(
+    ("position", "digest"),
+    [
+        ("wavelet", "577cb6ea"),
+        ("nope", "96ebde84"),
+        ({"method": "rotary", "theta": 5e5}, "4144b89a"),
+    ],
+    ids=str,
+)
+def test_fingerprints_are_those_of_versions_without_the_fields_that_any_position_may_have(
+    position: str | dict[str, Any], digest: str
+) -> None:
+    assert fingerprint(config(position))[:8] == digest
+    bare = position if isinstance(position, dict) else {"method": position}
+    assert fingerprint(config({**bare, "temperature": None, "window": None}))[:8] == digest
+    assert fingerprint(config({**bare, "window": 9}))[:8] != digest
 
 
 @pytest.mark.parametrize("change", [{}, {"steps": 201}, {"position": {"method": "wavelet", "stretch": 2.0}}], ids=str)

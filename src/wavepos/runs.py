@@ -19,6 +19,7 @@ import torch
 
 from wavepos.positions import parse_position
 from wavepos.positions.config import TypedConfig
+from wavepos.positions.temperature import parse_temperature
 
 if TYPE_CHECKING:
     from wavepos.data import PreparedData
@@ -171,6 +172,9 @@ def _named(key: str, value: Any) -> str | None:
     """A field of a position as a part of a name, or None where that would be no plain one."""
     if key in NAMED_BY_VALUE and isinstance(value, str) and value.isalnum():
         return value
+    if key == "temperature":
+        temperature = parse_temperature(value)
+        return f"temperature-{temperature.form}" if temperature == type(temperature)() else None
     if isinstance(value, bool):
         return key.replace("_", "") if value else f"no{key.replace('_', '')}"
     if isinstance(value, int | float) and math.isfinite(value):

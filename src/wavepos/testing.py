@@ -221,7 +221,7 @@ def _dense(*, q: Tensor, k: Tensor, v: Tensor, position: Position, **kwargs: Any
     offset = kwargs.get("query_offset")
     offset = k.shape[2] - q.shape[2] if offset is None else offset
     states = {"relative_states_BHTE": kwargs["relative_states"]} if isinstance(position, ReadsRelativeStates) else {}
-    terms = position.terms(q, k, q_offset=offset, **states)
+    terms = position.terms(q, k, q_offset=offset, **states).tempered(position.temperature, offset)
     repeats = q.shape[1] // k.shape[1]
     keys, values = terms.k_BGSD.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     scale = kwargs.get("softmax_scale") or 1.0 / math.sqrt(q.shape[-1])

@@ -82,7 +82,7 @@ def test_a_seed_gives_all_methods_the_same_other_weights(family: str) -> None:
         return weights
 
     plain = state("nope")
-    for position in ("t5", "transformer_xl", "learned_relative", RECENCY):
+    for position in ("t5", "transformer_xl", "learned_relative", RECENCY, {"method": "nope", "temperature": "log"}):
         other = state(position)
         assert set(plain) < set(other)
         for key, x in plain.items():

@@ -30,7 +30,15 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from wavepos.ops.attention import attention, attention_map
-from wavepos.positions import Position, PositionConfig, PositionLike, parse_position, position_dict, position_fields
+from wavepos.positions import (
+    Position,
+    PositionConfig,
+    PositionLike,
+    Temperature,
+    parse_position,
+    position_dict,
+    position_fields,
+)
 
 _Output = TypeVar("_Output")
 
@@ -139,8 +147,8 @@ def layer_positions(config: Any) -> list[Position]:
         return [first, *(built() for _ in range(config.num_hidden_layers - 1))]
 
 
-def reset_missing(position: Position) -> None:
-    """Set a position's parameters to their starting values, but for those that transformers has marked as loaded.
+def reset_missing(position: Position | Temperature) -> None:
+    """Set what a position or a temperature learns to its starting values, but for what transformers marked as loaded.
 
     transformers asks for this where a checkpoint lacks one of a module's parameters (5.0: always) and protects the rest
     from `nn.init` alone.

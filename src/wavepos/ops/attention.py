@@ -83,7 +83,9 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     q, k, v, relative_states = _autocast(q, k, v, relative_states)
     with _no_autocast(q.device.type):
         call = Call(
-            terms=checked_terms(position, q, k, offset, relative_states),
+            terms=checked_terms(position, q, k, offset, relative_states).tempered(
+                position.temperature, offset if query_offset is None else query_offset
+            ),
             v_BGSD=v,
             mask=mask,
             softmax_scale=scale,
@@ -129,7 +131,7 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     scale = checked_scale(softmax_scale, q.shape[-1])
     q, k, _, relative_states = _autocast(q, k, k, relative_states)
     with _no_autocast(q.device.type):
-        terms = checked_terms(position, q, k, offset, relative_states)
+        terms = checked_terms(position, q, k, offset, relative_states).tempered(position.temperature, offset)
         return run_backend("weights", Call(terms=terms, v_BGSD=k, mask=mask, softmax_scale=scale))
 
 

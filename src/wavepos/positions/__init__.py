@@ -18,6 +18,7 @@ from wavepos.positions.registry import (
 from wavepos.positions.rotary import Rotary, RotaryConfig
 from wavepos.positions.shaw import ShawRelative
 from wavepos.positions.t5_bias import T5Bias
+from wavepos.positions.temperature import Temperature
 from wavepos.positions.terms import Position, ScoreTerms
 from wavepos.positions.transformer_xl import TransformerXLRelative
 from wavepos.positions.wavelet import Wavelet
@@ -37,6 +38,7 @@ __all__ = [
     "ScoreTerms",
     "ShawRelative",
     "T5Bias",
+    "Temperature",
     "TransformerXLRelative",
     "Wavelet",
     "build_position",

@@ -70,8 +70,9 @@ class WaveletConfig(PositionConfig):
         return tuple(2.0**i * self.trained_length / PAPER_LENGTH for i in range(NUM_SCALES))
 
     def build(self, *, head_dim: int, num_heads: int) -> "Wavelet":
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Wavelet(head_dim, num_heads=num_heads, **values)
+        shared = {field.name for field in dataclasses.fields(PositionConfig)}
+        own = [field.name for field in dataclasses.fields(self) if field.name not in shared]
+        return Wavelet(head_dim, num_heads=num_heads, **{name: getattr(self, name) for name in own})
 
 
 @final

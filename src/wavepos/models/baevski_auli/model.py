@@ -22,7 +22,7 @@ from wavepos.models.base import (
     relative_projection,
     reset_missing,
 )
-from wavepos.positions import Position
+from wavepos.positions import Position, Temperature
 
 logger = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
             case nn.LayerNorm():
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
-            case Position():
+            case Position() | Temperature():
                 reset_missing(module)
 
 

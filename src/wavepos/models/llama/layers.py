@@ -64,6 +64,7 @@ class WaveposLlamaAttention(nn.Module):
         if position.rotates and not (position.needs_table or position.follows_length):  # rotated once, kept rotated
             limit = _num_slots(past_key_values, query_offset, q.shape[2])
             q, k = position.rotated(q, query_offset, limit), position.rotated(k, query_offset, limit)
+            q = q if position.temperature is None else position.temperature(q, query_offset)
             position = NoPE()
         if past_key_values is not None:
             slots = torch.arange(q.shape[2], device=q.device) + query_offset

@@ -22,7 +22,7 @@ from wavepos.models.llama.config import WaveposLlamaConfig
 from wavepos.models.llama.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
 from wavepos.models.llama.layers import WaveposLlamaDecoderLayer
 from wavepos.models.llama.remote_code import AUTO_MAP, write_remote_code
-from wavepos.positions import Position
+from wavepos.positions import Position, Temperature
 
 IGNORED_LABEL = -100
 _LOSS_CHUNK = 1024
@@ -47,11 +47,11 @@ class WaveposLlamaPreTrainedModel(PositionedPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if not isinstance(module, Position | RelativeProjection):
+        if not isinstance(module, Position | Temperature | RelativeProjection):
             super()._init_weights(module)
             return
         with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
-            if isinstance(module, Position):
+            if isinstance(module, Position | Temperature):
                 reset_missing(module)
             else:
                 super()._init_weights(module)
