@@ -223,7 +223,7 @@ def _with_post_init() -> type:
     ("make", "message"),
     [
         (_without_build, "Config must define build"),
-        (_not_frozen, "Config must be a dataclass with frozen=True"),
+        (_not_frozen, "cannot inherit non-frozen dataclass from a frozen one"),
         (_no_dataclass, "Config must be a dataclass"),
         (_without_method, "Config.method must be lower-case letters, digits and underscores, got None"),
         (_method_in_capitals, "Config.method must be lower-case .*, got 'My Method'"),

@@ -152,9 +152,6 @@ def _check_class(config: object) -> None:
     field_types(config)
     if "method" in field_types(config):
         raise TypeError(f"{config.__name__}.method must be a ClassVar[str], for it is the name of the class")
-    parameters: Any = getattr(config, "__dataclass_params__", None)
-    if "__dataclass_params__" not in vars(config) or not parameters.frozen:
-        raise TypeError(f"{config.__name__} must be a dataclass with frozen=True")
     if abstract := sorted(config.__abstractmethods__):
         raise TypeError(f"{config.__name__} must define {', '.join(abstract)}")
     if config.__post_init__ is not PositionConfig.__post_init__:
