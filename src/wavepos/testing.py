@@ -116,7 +116,8 @@ def measure(position: Position, case: Case, backend: Backend | Attend, **kwargs:
         position: the positional method; it is copied, not changed.
         case: sizes, dtype, device and seed.
         backend: one of `wavepos.attention`'s by name, or a callable that takes the same arguments without `backend`.
-        kwargs: further arguments of `attention`: causal, softmax_scale, key_padding_mask, document_ids, query_offset.
+        kwargs: further arguments of `attention`: causal, window, softmax_scale, key_padding_mask, document_ids,
+            query_offset.
 
     Returns:
         One `Error` per tensor, the output first.
@@ -249,6 +250,8 @@ def _with_relative(scores: Tensor, displacement: Tensor, terms: ScoreTerms, scal
 def _allowed(at_T: Tensor, at_S: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
     """Which keys a query sees, [B,1,T,S] or [T,S]."""
     allowed = at_T[:, None] >= at_S if kwargs.get("causal", True) else torch.ones_like(at_T[:, None] + at_S).bool()
+    if (window := kwargs.get("window")) is not None:
+        allowed = allowed & ((at_T[:, None] - at_S).abs() < window)
     if (padding_BS := kwargs.get("key_padding_mask")) is not None:
         allowed = allowed & padding_BS[:, None, None]
     if (ids_BS := kwargs.get("document_ids")) is not None:

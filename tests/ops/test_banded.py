@@ -61,7 +61,22 @@ def test_operators_keep_their_contracts(name):
     inputs = leaves(30)
     terms = position(name).terms(*inputs[:2])
     table = terms.table if terms.table.dim() == 3 else terms.table[None]
-    arguments = (terms.q_BHTD, terms.k_BGSD, inputs[2], terms.r_BHTE, table, None, None, None, 0, True, 0.25, 0.25)
+    arguments = (
+        terms.q_BHTD,
+        terms.k_BGSD,
+        inputs[2],
+        terms.r_BHTE,
+        table,
+        None,
+        None,
+        None,
+        0,
+        True,
+        None,
+        0,
+        0.25,
+        0.25,
+    )
     detached = tuple(x.detach().requires_grad_() if isinstance(x, Tensor) else x for x in arguments)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(banded_operator, detached, test_utils=checks)
@@ -180,11 +195,18 @@ def test_auto_never_goes_dense_in_silence():
         attention(long, long, long, position=NoPE(), dropout=0.1)
 
 
-def test_tables_in_both_directions_are_refused():
-    q, k, v = leaves(20)
-    causal = ScoreTerms(q_BHTD=q, k_BGSD=k, bias_HR=torch.zeros(NUM_HEADS, 20))
-    with pytest.raises(ValueError, match="with causal=True only, got causal=False"):
-        run_backend("banded", given(causal, v, causal=False))
+@pytest.mark.parametrize("tail", ["zero", "clamp"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("before", "behind"), [(0, 9), (7, 4), (20, 0), (120, 120)])
+def test_tables_from_ahead_of_the_query_to_behind_it(before, behind, causal, tail):
+    q, k, v = leaves(90)
+    size = before + behind + 1
+    given_terms = {"table": torch.randn(size, HEAD_DIM), "bias_HR": torch.randn(NUM_HEADS, size)}
+    terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=q, first_displacement=-before, tail=tail, **given_terms)
+    outs = [run_backend(name, given(terms, v, causal)) for name in ("banded", "reference")]
+    banded, reference = ([x, *torch.autograd.grad(x.square().sum(), (q, k, v))] for x in outs)
+    for ours, expected in zip(banded, reference, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_table_and_a_bias_of_different_lengths():

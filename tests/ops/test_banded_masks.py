@@ -144,6 +144,6 @@ def test_a_mask_that_hides_nothing_costs_no_far_part():
     ones, some = torch.ones(2, LENGTH, dtype=torch.bool), padding("left")
     table = torch.randn(1, 10, HEAD_DIM)
     for keep, hidden in ((ones, False), (some, True)):
-        call = _call((q, q, q, q, table, None, keep, None), 0, True, (0.25, 0.25))
+        call = _call((q, q, q, q, table, None, keep, None), 0, True, None, 0, (0.25, 0.25))
         assert (call.mask.key_padding_BS is not None) == hidden
-        assert (Band.of(call).width is None) == hidden
+        assert (not Band.of(call).far()) == hidden

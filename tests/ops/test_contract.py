@@ -100,11 +100,10 @@ def test_the_specification_serves_every_term() -> None:
     assert IMPLEMENTATIONS["reference"].serves == {field.name for field in dataclasses.fields(ScoreTerms)}
 
 
-@pytest.mark.parametrize("backend", ["banded", "triton"])
-def test_tables_of_displacements_ahead_are_left_to_the_reference(backend: Any) -> None:
+def test_tables_of_displacements_ahead_are_not_for_the_fused_kernel() -> None:
     position = Given(bias_HR=torch.zeros(2, 39), first_displacement=-19)
-    with pytest.raises(ValueError, match=f"backend='{backend}' does not serve first_displacement of"):
-        attention(Q, Q, Q, position=position, backend=backend)
+    with pytest.raises(ValueError, match="backend='triton' does not serve first_displacement of"):
+        attention(Q, Q, Q, position=position, backend="triton")
     expected = attention(Q, Q, Q, position=NoPE())
     torch.testing.assert_close(attention(Q, Q, Q, position=position), expected, rtol=1e-5, atol=1e-5)
 
@@ -114,10 +113,18 @@ def test_tables_of_displacements_ahead_are_left_to_the_reference(backend: Any) -
     [
         ({"table": torch.zeros(20, 64), "tail": "zero"}, "gives one of r and table: their product needs both"),
         ({"r_BHTE": torch.zeros(1, 2, 19, 8), "table": torch.zeros(20, 8)}, r"must give r of shape \(1, 2, 20, 8\)"),
+        (
+            {"bias_HR": torch.zeros(2, 20), "first_displacement": -20},
+            "gives a bias of 20 entries from displacement -20 on: it must hold displacement 0",
+        ),
+        (
+            {"r_BHTE": Q, "table": torch.zeros(20, 64), "first_displacement": 1},
+            "gives a table of 20 entries from displacement 1 on: it must hold displacement 0",
+        ),
         ({"bias_HR": torch.zeros(3, 20)}, "has num_heads=3 .* and q has 2 heads"),
         ({"bias_HR": torch.zeros(2, 20, device="meta")}, r"is on meta \(its bias_HR\) and q on cpu"),
     ],
-    ids=["half", "r", "heads", "device"],
+    ids=["half", "r", "ahead", "behind", "heads", "device"],
 )
 def test_terms_that_do_not_fit_are_named(terms: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"position Given {message}"):

@@ -248,6 +248,7 @@ REFUSALS: dict[str, tuple[Callable[[], Position], dict[str, Any], dict[str, Any]
     "serves head_dim 64 and 128, got 32": (NoPE, {"head_dim": 32}, {}),
     "got torch.float64": (NoPE, {"dtype": torch.float64}, {}),
     "serves causal=True only": (NoPE, {}, {"causal": False}),
+    "does not serve a window, got 7": (NoPE, {}, {"window": 7}),
     "does not serve key_padding_mask": (NoPE, {}, {"key_padding_mask": torch.ones(1, 20, dtype=torch.bool)}),
     "does not serve dropout, got 0.5": (NoPE, {}, {"dropout": 0.5}),
     "serves one table for all heads": (lambda: TransformerXLRelative(64, 2), {}, {}),

@@ -31,6 +31,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     *,
     position: Position,
     causal: bool = True,
+    window: int | None = None,
     backend: Backend = "auto",
     softmax_scale: float | None = None,
     dropout: float = 0.0,
@@ -52,10 +53,12 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
             `NoPE`.
         causal: a query sees keys at its own position and before. False is served for `NoPE` and `Rotary` only: tables
             over displacements start at 0.
+        window: W, at least 1: a query sees keys less than W tokens away (0 ≤ δ < W where causal, else |δ| < W), in any
+            backend but triton; time and memory of a call grow as T·W and T + S. None: at any distance.
         backend: "banded" (exact, memory linear in T + S, no dropout), "triton" (one fused CUDA kernel, head_dim 64 and
-            128, no key_padding_mask), "reference" (dense, T·S memory, float32) or "auto": on CUDA triton for several
-            queries with a table or bias that it serves, once it has given the reference's numbers on this device;
-            else banded; for what banded refuses the reference up to 2**28 scores (B·H·T·S).
+            128, no key_padding_mask or window), "reference" (dense, T·S memory, float32) or "auto": on CUDA triton for
+            several queries with a table or bias that it serves, once it has given the reference's numbers on this
+            device; else banded; for what banded refuses the reference up to 2**28 scores (B·H·T·S).
         softmax_scale: factor on q·k + r·p, finite and above 0; None: 1/√D.
         dropout: probability with which an attention weight is dropped; apply it in training only.
         key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks).
@@ -76,9 +79,10 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     """
     check_position(position)
     check_tensors(q, k, v)
-    check_arguments(position, causal, backend, dropout, query_offset)
-    offset = checked_offset(q, k, query_offset, causal, position.rotates)
-    mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids)
+    check_arguments(position, causal, backend, dropout, query_offset, window)
+    placed = causal or window is not None or position.rotates or position.needs_table
+    offset = checked_offset(q, k, query_offset, placed)
+    mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
     scale = checked_scale(softmax_scale, q.shape[-1])
     q, k, v, relative_states = _autocast(q, k, v, relative_states)
     with _no_autocast(q.device.type):
@@ -102,6 +106,7 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     *,
     position: Position,
     causal: bool = True,
+    window: int | None = None,
     softmax_scale: float | None = None,
     key_padding_mask: Tensor | None = None,
     document_ids: Tensor | None = None,
@@ -111,8 +116,8 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     """The weights that `attention` gives each value, to be looked at; memory grows as T·S.
 
     Args:
-        q, k, position, causal, softmax_scale, key_padding_mask, document_ids, query_offset, relative_states: as
-            `attention` takes them; under autocast q, k and relative_states are cast as there.
+        q, k, position, causal, window, softmax_scale, key_padding_mask, document_ids, query_offset, relative_states:
+            as `attention` takes them; under autocast q, k and relative_states are cast as there.
 
     Returns:
         [B,H,T,S], float32 (float64 for float64 input); rows of queries that see no key are zero.
@@ -125,9 +130,10 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     check_tensors(q, k, k)
     if isinstance(query_offset, Tensor):
         raise ValueError("attention_map takes an int as query_offset, got a tensor")
-    check_arguments(position, causal)
-    offset = checked_offset(q, k, query_offset, causal, position.rotates)
-    mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids)
+    check_arguments(position, causal, window=window)
+    placed = causal or window is not None or position.rotates or position.needs_table
+    offset = checked_offset(q, k, query_offset, placed)
+    mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
     scale = checked_scale(softmax_scale, q.shape[-1])
     q, k, _, relative_states = _autocast(q, k, k, relative_states)
     with _no_autocast(q.device.type):

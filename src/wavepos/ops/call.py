@@ -64,16 +64,16 @@ class Call:
         """Everything that a derivative may be asked of."""
         return (*(x for _, x in self.terms.tensors()), self.v_BGSD)
 
-    def without_tail(self, values_XR: Tensor) -> Tensor:
-        """A table [1 or H,R,…] or a bias [H,R] of the terms such that zero holds beyond it.
+    def without_tail(self, values_XR: Tensor, *, of_last: bool = True) -> Tensor:
+        """A table [1 or H,R,…] or a bias [H,R] of the terms such that zero holds beyond its last entry, or its first.
 
-        Where the last entry holds it is taken from all: the softmax does not see a constant per row. So its gradient is
+        Where that entry holds it is taken from all: the softmax does not see a constant per row. So its gradient is
         minus the sum of the others', which needs no sum over the keys beyond.
         """
         if self.terms.tail != "clamp":
             return values_XR
         wide = values_XR.to(torch.promote_types(values_XR.dtype, self.terms.q_BHTD.dtype))
-        return wide - wide[:, -1:]
+        return wide - (wide[:, -1:] if of_last else wide[:, :1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,10 +65,16 @@ def check_arguments(
     backend: str = "auto",
     dropout: float = 0.0,
     query_offset: int | Tensor | None = None,
+    window: int | None = None,
 ) -> None:
     """Raise ValueError for arguments that are no values of theirs or do not go together, whatever the tensors."""
     if not causal and position.needs_table:
         raise ValueError(f"causal=False is served for NoPE and Rotary only, got {type(position).__name__}")
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
+        raise ValueError(
+            "window must be a whole number of at least 1 (a query sees keys less than that many tokens away) or None, "
+            f"got {window!r}"
+        )
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
     if backend not in get_args(Backend):
@@ -81,10 +87,10 @@ def check_arguments(
         )
 
 
-def checked_offset(q: Tensor, k: Tensor, query_offset: int | Tensor | None, causal: bool, rotates: bool) -> int:
+def checked_offset(q: Tensor, k: Tensor, query_offset: int | Tensor | None, placed: bool) -> int:
     """The position of the first query: the given one, or that with which the last query stands at the last key.
 
-    For a position that the device alone knows the last one that there can be.
+    For a position that the device alone knows the last one that there can be. `placed`: whether anything depends on it.
     """
     num_queries, num_keys = q.shape[2], k.shape[2]
     if isinstance(query_offset, Tensor):
@@ -99,7 +105,7 @@ def checked_offset(q: Tensor, k: Tensor, query_offset: int | Tensor | None, caus
         return query_offset
     if num_queries <= num_keys:
         return num_keys - num_queries
-    if num_keys == 0 or not (causal or rotates):  # nothing depends on where the queries stand
+    if num_keys == 0 or not placed:
         return 0
     raise ValueError(
         f"without query_offset the queries stand at the last positions of the keys, and {num_queries} queries do not "
@@ -114,13 +120,17 @@ def checked_mask(
     causal: bool,
     key_padding_mask: Tensor | None,
     document_ids: Tensor | None,
+    window: int | None = None,
 ) -> Mask:
-    """Which keys a query sees; ValueError unless padding and documents fit."""
+    """Which keys a query sees, without a window that hides nothing; ValueError unless padding and documents fit."""
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    farthest = max(query_offset + num_queries, 0 if causal else num_keys - query_offset) - 1
     mask = Mask(
-        num_queries=q.shape[2],
-        num_keys=k.shape[2],
+        num_queries=num_queries,
+        num_keys=num_keys,
         query_offset=query_offset,
         causal=causal,
+        window=None if window is None or window > farthest else window,
         key_padding_BS=key_padding_mask,
         document_ids_BS=document_ids,
     )
@@ -203,6 +213,12 @@ def check_terms(terms: ScoreTerms, position: Position, q: Tensor, k: Tensor) -> 
         raise ValueError(f"position {type(position).__name__} gives one of r and table: their product needs both")
     if r is not None and r is not q and r.shape[:3] != q.shape[:3]:
         _refuse_terms(position, "r", r.shape, (*q.shape[:3], r.shape[-1]))
+    for name, x, dim in (("table", table, -2), ("bias", bias, -1)):
+        if x is not None and not -x.shape[dim] < terms.first_displacement <= 0:
+            raise ValueError(
+                f"position {type(position).__name__} gives a {name} of {x.shape[dim]} entries from displacement "
+                f"{terms.first_displacement} on: it must hold displacement 0"
+            )
     heads = {"table": table.shape[0] if table is not None and table.dim() == 3 else None}
     heads["bias"] = None if bias is None else bias.shape[0]
     for name, number in heads.items():

@@ -15,6 +15,7 @@ class Mask:
         num_keys: S.
         query_offset: position of the first query; keys stand at 0 … S − 1.
         causal: n ≤ m.
+        window: |m − n| < window; None: any distance.
         key_padding_BS: bool [B,S], True where a key takes part.
         document_ids_BS: integers [B,S], one a key position; queries read theirs at their own positions.
     """
@@ -23,6 +24,7 @@ class Mask:
     num_keys: int
     query_offset: int = 0
     causal: bool = True
+    window: int | None = None
     key_padding_BS: Tensor | None = None
     document_ids_BS: Tensor | None = None
 
@@ -33,10 +35,25 @@ class Mask:
 
     def allowed(self, device: torch.device) -> Tensor:
         """Whether query m sees key n, bool, broadcastable to [B,H,T,S]."""
-        displacement = self.displacement_TS(device)
-        allowed = displacement >= 0 if self.causal else torch.ones_like(displacement, dtype=torch.bool)
+        allowed = self.allowed_by_distance(self.displacement_TS(device))
         by_key = self.allowed_by_key(slice(0, self.num_queries), slice(0, self.num_keys))
         return allowed if by_key is None else allowed & by_key
+
+    def allowed_by_distance(self, displacement_TS: Tensor) -> Tensor:
+        """What direction and window allow at displacements δ = m − n: bool, of their shape."""
+        ahead = displacement_TS < 0
+        allowed = ~ahead if self.causal else torch.ones_like(ahead)
+        if self.window is not None:
+            allowed = allowed & (displacement_TS < self.window) & (displacement_TS > -self.window)
+        return allowed
+
+    def displacements(self) -> tuple[int, int]:
+        """The least and the greatest displacement at which some query may see a key; 0 lies between them."""
+        lowest = 0 if self.causal else min(0, self.query_offset - self.num_keys + 1)
+        highest = self.query_offset + self.num_queries - 1
+        if self.window is None:
+            return lowest, highest
+        return max(lowest, 1 - self.window), min(highest, self.window - 1)
 
     def allowed_by_key(self, rows: slice, keys: slice) -> Tensor | None:
         """What padding and documents allow queries `rows` of keys `keys`: bool [B,1,1 or C,K]; None: everything."""

@@ -20,28 +20,40 @@ def _attention(call: Call) -> Tensor:
     """
     terms, mask = call.terms, call.mask
     assert call.device_offset is not None
-    q, num_keys = terms.q_BHTD, mask.num_keys
-    query = torch.arange(mask.num_queries, device=q.device) + call.device_offset
-    displacement_TS = query[:, None] - torch.arange(num_keys, device=q.device)
-    allowed = displacement_TS >= 0
-    by_key = mask.allowed_by_key(slice(0, mask.num_queries), slice(0, num_keys))
-    if by_key is not None:
-        allowed = allowed & by_key
+    q, num_queries = terms.q_BHTD, mask.num_queries
+    query = torch.arange(num_queries, device=q.device) + call.device_offset
+    k, v, slots, padding = _within_window(call)
+    num_keys = slots.shape[0]
+    displacement_TS = query[:, None] - slots
+    allowed = mask.allowed_by_distance(displacement_TS)
+    if padding is not None:
+        allowed = allowed & padding[:, None, None]
     bias = torch.zeros((), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     if terms.r_BHTE is not None and terms.table is not None:
         wide = at_least_float32(terms.r_BHTE)
         products_BHTR = torch.matmul(wide, terms.table.to(wide.dtype).mT) * call.relative_scale
         bias = bias + terms.at_displacement(products_BHTR, displacement_TS)
     if terms.bias_HR is not None:
-        bias_HTR = terms.bias_HR[:, None].expand(-1, mask.num_queries, -1)
+        bias_HTR = terms.bias_HR[:, None].expand(-1, num_queries, -1)
         bias = bias + terms.at_displacement(bias_HTR, displacement_TS)
     seen = allowed.any(-1, keepdim=True)
     bias = hide(bias, allowed, seen).to(q.dtype).expand(*q.shape[:3], num_keys)
-    grouped = terms.k_BGSD.shape[1] != q.shape[1]
-    out = scaled_dot_product_attention(
-        q, terms.k_BGSD, call.v_BGSD, attn_mask=bias, scale=call.softmax_scale, enable_gqa=grouped
-    )
+    grouped = k.shape[1] != q.shape[1]
+    out = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=call.softmax_scale, enable_gqa=grouped)
     return torch.where(seen, out, 0.0)
+
+
+def _within_window(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Keys, values, their slots and their padding: of all slots, or of as many as the windows of all queries cover."""
+    mask, k, v = call.mask, call.terms.k_BGSD, call.v_BGSD
+    covered = mask.num_keys if mask.window is None else mask.window + mask.num_queries - 1
+    slots = torch.arange(min(covered, mask.num_keys), device=k.device)
+    if covered >= mask.num_keys or call.device_offset is None:
+        return k, v, slots, mask.key_padding_BS
+    first = call.device_offset + mask.num_queries - covered
+    slots = slots + first.clamp(0, mask.num_keys - covered)
+    padding = None if mask.key_padding_BS is None else mask.key_padding_BS.index_select(1, slots)
+    return k.index_select(2, slots), v.index_select(2, slots), slots, padding
 
 
 def _limits(call: Call) -> str | None:

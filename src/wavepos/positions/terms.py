@@ -30,9 +30,10 @@ class ScoreTerms:
         r_BHTE: what the table is multiplied with, [B,H,T,E]; None without a relative term.
         table: p(δ) for δ = first_displacement, first_displacement + 1, …; float32, [R,E], or [H,R,E] if heads differ.
         bias_HR: b[h,δ], added without softmax_scale; float32, [H,R].
-        tail: what holds from displacement first_displacement + R on: "zero", or "clamp" (the last entry holds), or
-            "none": table and bias cover every displacement that a causal query of this call meets.
-        first_displacement: the displacement of entry 0; 0 in causal attention.
+        tail: what holds beyond either end, from displacement first_displacement + R on and before first_displacement:
+            "zero", or "clamp" (the end's entry holds), or "none": table and bias cover every displacement of the call.
+        first_displacement: the displacement of entry 0: 0 in causal attention, and below 0 where keys ahead of their
+            query are seen. The table holds displacement 0.
         relative_scale: the factor on r·p; None: softmax_scale.
     """
 
@@ -71,11 +72,11 @@ class ScoreTerms:
         return replace(self, q_BHTD=q_BHTD, r_BHTE=temperature(self.r_BHTE, offset))
 
     def at_displacement(self, values: Tensor, displacement_TS: Tensor) -> Tensor:
-        """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the last entry; undefined below the first."""
+        """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the first and the last entry."""
         last = values.shape[-1] - 1
         index_TS = displacement_TS - self.first_displacement
         at = values.gather(-1, index_TS.clamp(0, last).expand(*values.shape[:-1], -1))
-        return at.masked_fill(index_TS > last, 0.0) if self.tail == "zero" else at
+        return at.masked_fill((index_TS > last) | (index_TS < 0), 0.0) if self.tail == "zero" else at
 
 
 class Position(nn.Module, ABC):

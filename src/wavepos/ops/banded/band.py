@@ -1,10 +1,10 @@
 """The band: which keys a run of queries meets, and the skewed view that puts a table over displacements at its place.
 
-Scores of C queries and K keys lie in a buffer [C, slack + K]. With the table's rows reversed (displacements falling),
-entry e of query i belongs to column first_column + e + i: in memory that is row i of a view whose row stride is one
-more than the buffer's. So r·p is a matrix product written straight into the scores, and the gradient of the scores is
-read back through the same view: no gather, no copy. Where a row of the view begins left of the first key, it falls
-into the slack.
+Scores of C queries and K keys lie in a buffer [C, pitch], some columns before the first key and some behind the last.
+With the table's rows reversed (displacements falling), entry e of query i belongs to column first_column + e + i: in
+memory that is row i of a view whose row stride is one more than the buffer's. So r·p is a matrix product written
+straight into the scores, and the gradient of the scores is read back through the same view: no gather, no copy. Where
+a row of the view begins left of the first key or ends right of the last, it falls into the slack there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wavepos.ops.banded.pieces import Piece, at_least, at_most, stripe
 from wavepos.ops.call import Call
 
 SHORT = 2048
 """Keys up to which everything is near on a CPU."""
+
+STRIPE = 512
+"""Keys between band and window below which a fused call for them does not pay: then they are near."""
 
 _ALIGNMENT = 16
 """Rows of scores are multiples of this, 64 bytes in float32: matrix products into other rows are slower."""
@@ -29,34 +33,43 @@ class TileLayout:
     Attributes:
         num_queries: C.
         num_keys: K.
-        table_length: entries of the table in use; displacement 0 is the last of the reversed ones.
+        table_length: entries of the table in use.
+        first_entry: the first of them, in the reversed table.
         slack: columns before the first key.
-        first_column: where entry 0 of query 0 stands, in buffer columns.
-        future: whether the last C columns hold keys ahead of their queries.
-        beyond: query i leaves keys 0 … i + beyond of the tile to the far part; None: it has no key of theirs.
+        pitch: columns of the buffer, with those behind the last key.
+        first_column: where the first entry in use of query 0 stands, in buffer columns.
+        beyond: query i does not see keys 0 … i + beyond of the tile.
+        ahead: nor keys from i + ahead on.
     """
 
     num_queries: int
     num_keys: int
     table_length: int
+    first_entry: int
     slack: int
+    pitch: int
     first_column: int
-    future: bool
-    beyond: int | None
+    beyond: int
+    ahead: int
 
     @property
     def size(self) -> int:
         """Entries of the buffer that one head takes."""
-        return self.num_queries * (self.slack + self.num_keys)
+        return self.num_queries * self.pitch
+
+    @property
+    def entries(self) -> slice:
+        """Those of the reversed table in use."""
+        return slice(self.first_entry, self.first_entry + self.table_length)
 
     def rows(self, buffer: Tensor, num_heads: int) -> Tensor:
-        """[heads, C, slack + K] in the buffer."""
-        return buffer[: num_heads * self.size].view(num_heads, self.num_queries, self.slack + self.num_keys)
+        """[heads, C, pitch] in the buffer."""
+        return buffer[: num_heads * self.size].view(num_heads, self.num_queries, self.pitch)
 
     def skewed(self, buffer: Tensor, num_heads: int) -> Tensor:
         """[heads, C, table_length]: entry e of query i, displacements falling."""
         shape = (num_heads, self.num_queries, self.table_length)
-        return buffer.as_strided(shape, (self.size, self.slack + self.num_keys + 1, 1), self.first_column)
+        return buffer.as_strided(shape, (self.size, self.pitch + 1, 1), self.first_column)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,54 +89,85 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """The near part of one attention call.
+    """The near part of one attention call: the displacements δ with −ahead < δ < behind.
 
     Attributes:
         num_queries: T.
-        num_keys: S, at least query_offset + T where causal.
+        num_keys: S.
         query_offset: position of the first query.
-        width: W: the near part holds displacements below it; None: all.
-        table_length: R, at most W; 0 without a table.
+        behind: keys so far behind their query are no longer near; 0: none is.
+        ahead: keys so far ahead of their query are no longer near; 1 in causal attention.
+        first: the displacement of the table's first entry.
+        table_length: R, at most behind − first; 0 without a table.
         causal: no key ahead of its query is seen.
+        window: a query sees keys at distances below it; None: at every one.
         first_keys: for every query a key before which neither it nor a later one sees any; None: 0.
     """
 
     num_queries: int
     num_keys: int
     query_offset: int
-    width: int | None
+    behind: int
+    ahead: int
+    first: int
     table_length: int
     causal: bool
+    window: int | None = None
     first_keys: Sequence[int] | None = None
 
     @classmethod
     def of(cls, call: Call) -> "Band":
         """The near part of a prepared call.
 
-        Padding and documents reach into the far part, which takes no mask: then all is near.
+        Padding and documents that reach into the far part, which takes no mask, make all near.
         """
         terms, mask = call.terms, call.mask
+        first = terms.first_displacement
         length = next((x.shape[1] for x in (terms.table, terms.bias_HR) if x is not None), 0)
+        behind, ahead = (1 + aligned(first + length - 1) if length else 0), 1 + aligned(-first)
         masked = mask.key_padding_BS is not None or mask.document_ids_BS is not None
-        width: int | None = 1 + aligned(length - 1) if length else 0
-        if masked or not mask.causal or (length and _is_short(terms.q_BHTD, mask.num_keys)):
-            width = None
+        if masked or ((length or mask.window is not None) and _is_short(call)):
+            behind, ahead = mask.query_offset + mask.num_queries, max(1, mask.num_keys - mask.query_offset)
+        if mask.window is not None:
+            behind, ahead = (mask.window if mask.window - x < STRIPE else x for x in (behind, ahead))
         return cls(
             num_queries=mask.num_queries,
             num_keys=mask.num_keys,
             query_offset=mask.query_offset,
-            width=width,
+            behind=behind,
+            ahead=1 if mask.causal else ahead,
+            first=first,
             table_length=length,
             causal=mask.causal,
+            window=mask.window,
             first_keys=mask.first_keys(),
         )
 
+    def far(self) -> tuple[Piece, ...]:
+        """The far part: every pair that is seen and not near, each in one piece."""
+        rows, keys, offset = slice(0, self.num_queries), slice(0, self.num_keys), self.query_offset
+        pieces: list[Piece] = []
+        if self.window is None:
+            pieces.extend(at_most(rows, keys, offset - self.behind))
+            if not self.causal:
+                pieces.extend(at_least(rows, keys, offset + self.ahead))
+            return tuple(pieces)
+        if self.behind < self.window:
+            pieces.extend(stripe(rows, keys, offset - self.window + 1, offset - self.behind))
+        if not self.causal and self.ahead < self.window:
+            pieces.extend(stripe(rows, keys, offset + self.ahead, offset + self.window - 1))
+        return tuple(pieces)
+
     @property
-    def first_far_row(self) -> int:
-        """The first query with a key in the far part; T if none has one."""
-        if self.width is None:
-            return self.num_queries
-        return min(self.num_queries, max(0, self.width - self.query_offset))
+    def has_near(self) -> bool:
+        """Whether there is a near part."""
+        return self.behind > 0 or self.ahead > 1
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether some query sees no key: the window of the last one ends behind the last key."""
+        last = self.query_offset + self.num_queries - 1
+        return self.window is not None and last - self.window + 1 >= self.num_keys
 
     def tiles(self, num_queries: int) -> Iterator[Tile]:
         """The tiles of so many queries each, in order."""
@@ -131,23 +175,30 @@ class Band:
             yield self._tile(slice(start, min(start + num_queries, self.num_queries)))
 
     def _tile(self, rows: slice) -> Tile:
-        first, end = self.query_offset + rows.start, self.query_offset + rows.stop
-        first_key = 0 if self.width is None else max(0, first - self.width + 1)
+        """Every tile has a key; where its queries see none, it is hidden."""
+        begin, end = self.query_offset + rows.start, self.query_offset + rows.stop
+        first_key = min(max(0, begin - aligned(self.behind - 1)), self.num_keys - 1)
         if self.first_keys is not None:
-            first_key = max(first_key, self.first_keys[rows.start])
-        length = min(self.table_length, end - first_key)
-        column = first - first_key - (length - 1)
+            first_key = max(first_key, min(self.first_keys[rows.start], self.num_keys - 1))
+        num_keys = min(self.num_keys, end - 1 + self.ahead) - first_key
+        lowest = max(self.first, begin - first_key - num_keys + 1)  # displacements of the table that the tile has
+        highest = min(self.first + self.table_length - 1, end - 1 - first_key)
+        length = max(0, highest + 1 - lowest)
+        column = begin - first_key - highest
         slack = aligned(max(0, -column)) if length else 0
+        behind = max(0, column + length + rows.stop - rows.start - 1 - num_keys) if length else 0
         layout = TileLayout(
             num_queries=rows.stop - rows.start,
-            num_keys=(end if self.causal else self.num_keys) - first_key,
+            num_keys=num_keys,
             table_length=length,
+            first_entry=self.first + self.table_length - 1 - highest,
             slack=slack,
+            pitch=slack + (aligned(num_keys + behind) if behind else num_keys),
             first_column=slack + column,
-            future=self.causal,
-            beyond=first - self.width - first_key if self.width is not None and end > self.width else None,
+            beyond=begin - self.behind - first_key,
+            ahead=begin + self.ahead - first_key,
         )
-        return Tile(rows=rows, keys=slice(first_key, first_key + layout.num_keys), layout=layout)
+        return Tile(rows=rows, keys=slice(first_key, first_key + num_keys), layout=layout)
 
 
 def aligned(length: int) -> int:
@@ -155,9 +206,15 @@ def aligned(length: int) -> int:
     return -(-length // _ALIGNMENT) * _ALIGNMENT
 
 
-def _is_short(q_BHTD: Tensor, num_keys: int) -> bool:
-    """Whether matrix products over all keys take less time than a band and a fused call beside it.
+def _is_short(call: Call) -> bool:
+    """Whether matrix products over all keys in reach take less time than a band and fused calls beside it.
 
-    On a CPU they do while the scores of a tile stay in its caches; bfloat16 fused calls are faster than that.
+    On a CPU they do while the scores of a tile stay in its caches. In bfloat16 fused calls over all keys are faster
+    than that, but not those over a window, half of which is masked.
     """
-    return q_BHTD.device.type == "cpu" and q_BHTD.dtype != torch.bfloat16 and num_keys <= SHORT
+    q, mask = call.terms.q_BHTD, call.mask
+    if q.device.type != "cpu":
+        return False
+    if mask.window is not None and mask.window <= SHORT:
+        return True
+    return q.dtype != torch.bfloat16 and mask.num_keys <= SHORT

@@ -1,4 +1,4 @@
-"""The far part: every pair of query and key at displacement W or more, by PyTorch's own fused kernels.
+"""The far part: every pair of query and key that is seen and not near, by PyTorch's own fused kernels.
 
 One small adapter per device: their private signatures differ, and a test pins the one of the CPU. They check no
 strides, as `scaled_dot_product_attention` does before it calls them, so every input is made to lie in memory as they
@@ -6,12 +6,11 @@ read it. Causal calls are square (T = S). No call here masks a whole row: the CP
 a log-sum-exp of 0.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from wavepos.ops.banded.band import Band
+from wavepos.ops.banded.pieces import Piece
 from wavepos.ops.banded.totals import Grads, Output, merge
 from wavepos.ops.call import Call
 from wavepos.ops.strides import rows_adjacent
@@ -20,47 +19,54 @@ _EFFICIENT_ALIGNMENT = 32
 """The efficient CUDA kernel reads log-sum-exps in rows whose length is a multiple of this."""
 
 
-def far_forward(call: Call, band: Band, output: Output) -> None:
-    """Write the far part's output and log-sum-exp into the rows that have one."""
-    rows = slice(band.first_far_row, None)
-    whole, whole_lse, weight = (x[:, :, rows] for x in (output.out_BHTD, output.lse_BHT, output.share_BHT))
-    for index, (keys, causal) in enumerate(_key_ranges(band)):
-        out, lse = flash_forward(*_qkv(call, rows, keys), causal, call.softmax_scale)
-        if index == 0:
+def far_forward(call: Call, band: Band, output: Output) -> slice:
+    """Write the far part's output and log-sum-exp; the rows it has written, from the first with a key of it on."""
+    pieces = band.far()
+    if not pieces:
+        return slice(0, 0)
+    written = slice(min(x.rows.start for x in pieces), max(x.rows.stop for x in pieces))
+    if any(x.rows != written for x in pieces):
+        output.out_BHTD[:, :, written], output.lse_BHT[:, :, written] = 0.0, -torch.inf
+        output.share_BHT[:, :, written] = 0.0
+    for index, piece in enumerate(pieces):
+        whole, whole_lse, weight = (x[:, :, piece.rows] for x in (output.out_BHTD, output.lse_BHT, output.share_BHT))
+        q, k, v = (_turned(piece, x) for x in _qkv(call, piece))
+        out, lse = (_turned(piece, x) for x in flash_forward(q, k, v, piece.shape != "whole", call.softmax_scale))
+        if index == 0 and piece.rows == written:
             whole.copy_(out)
             whole_lse.copy_(lse)
         else:
             merge(whole, whole_lse, out, lse, weight)
+    return written
 
 
 def far_backward(call: Call, band: Band, grad_BHTD: Tensor, output: Output, grads: Grads) -> None:
     """Write the far part of the gradients of q, k and v, zero where there is none."""
-    first, end = band.first_far_row, 0
-    rows = slice(first, None)
-    forward = output.out_BHTD[:, :, rows], output.lse_BHT[:, :, rows]
-    for index, (keys, causal) in enumerate(_key_ranges(band)):
-        end = keys.stop
-        qkv = _qkv(call, rows, keys)
-        dq, dk, dv = flash_backward(grad_BHTD[:, :, rows], forward, qkv, causal, call.softmax_scale)
-        grads.dq_BHTD[:, :, rows] = dq if index == 0 else dq + grads.dq_BHTD[:, :, rows]
-        grads.dk_BGSD[:, :, keys], grads.dv_BGSD[:, :, keys] = dk, dv
-    grads.dq_BHTD[:, :, : first if end else None] = 0.0
-    grads.dk_BGSD[:, :, end:], grads.dv_BGSD[:, :, end:] = 0.0, 0.0
+    pieces = band.far()
+    alone = len(pieces) == 1
+    for total in (grads.dq_BHTD, grads.dk_BGSD, grads.dv_BGSD) if not alone else ():
+        total.zero_()
+    for piece in pieces:
+        given = grad_BHTD[:, :, piece.rows], output.out_BHTD[:, :, piece.rows], output.lse_BHT[:, :, piece.rows]
+        grad, out, lse = (_turned(piece, x) for x in given)
+        q, k, v = (_turned(piece, x) for x in _qkv(call, piece))
+        parts = flash_backward(grad, (out, lse), (q, k, v), piece.shape != "whole", call.softmax_scale)
+        totals = (grads.dq_BHTD, piece.rows), (grads.dk_BGSD, piece.keys), (grads.dv_BGSD, piece.keys)
+        for (total, at), part in zip(totals, parts, strict=True):
+            if alone:
+                total[:, :, : at.start], total[:, :, at.stop :] = 0.0, 0.0
+                total[:, :, at] = _turned(piece, part)
+            else:
+                total[:, :, at].add_(_turned(piece, part))
 
 
-def _key_ranges(band: Band) -> Iterator[tuple[slice, bool]]:
-    """The keys before every far query's band (none in a call without a cache), then the square above the diagonal."""
-    first = band.first_far_row
-    if band.width is None or first == band.num_queries:
-        return
-    split = band.query_offset + first - band.width
-    for keys, causal in ((slice(0, split), False), (slice(split, split + band.num_queries - first), True)):
-        if keys.stop > keys.start:
-            yield keys, causal
+def _qkv(call: Call, piece: Piece) -> tuple[Tensor, Tensor, Tensor]:
+    return (call.terms.q_BHTD[:, :, piece.rows], call.terms.k_BGSD[:, :, piece.keys], call.v_BGSD[:, :, piece.keys])
 
 
-def _qkv(call: Call, rows: slice, keys: slice) -> tuple[Tensor, Tensor, Tensor]:
-    return call.terms.q_BHTD[:, :, rows], call.terms.k_BGSD[:, :, keys], call.v_BGSD[:, :, keys]
+def _turned(piece: Piece, x: Tensor) -> Tensor:
+    """Rows or keys in the order in which the piece is causal attention."""
+    return x.flip(2) if piece.shape == "upper" else x
 
 
 def flash_forward(

@@ -9,8 +9,8 @@ from wavepos.ops.banded.totals import Grads, Output, merge
 from wavepos.ops.call import Call
 
 
-def near_forward(call: Call, band: Band, output: Output) -> None:
-    """Merge the near part into the far part's output and log-sum-exp, which need not be set where it has none."""
+def near_forward(call: Call, band: Band, output: Output, far_rows: slice) -> None:
+    """Merge the near part into the far part's output and log-sum-exp, which need not be set outside of `far_rows`."""
     for heads, tiles in schedule(call, band):
         dtype, product_dtype = heads.workspace.dtype, heads.workspace.product_dtype
         wholes = [heads.of_heads(x) for x in (output.out_BHTD, output.lse_BHT, output.share_BHT)]
@@ -24,11 +24,14 @@ def near_forward(call: Call, band: Band, output: Output) -> None:
             near_lse = largest.sub_(views.weights.amax(-1).log_())
             out, lse, share = (x[:, :, :, tile.rows] for x in wholes)
             near, near_lse = near.view(out.shape), near_lse.view(lse.shape)
-            if tile.rows.stop > band.first_far_row:
-                without = band.first_far_row - tile.rows.start
-                if without > 0:
-                    lse[..., :without], out[..., :without, :] = -torch.inf, 0.0
+            if tile.rows.stop > far_rows.start and tile.rows.start < far_rows.stop:
+                for rows in _without(tile.rows, far_rows):
+                    lse[..., rows], out[..., rows, :] = -torch.inf, 0.0
                 merge(out, lse, near, near_lse, share)
+                if band.is_blind:
+                    seen = lse > hidden_score(dtype) / 2
+                    share.mul_(seen)
+                    out.mul_(seen[..., None])
             else:
                 share.copy_(near_lse > hidden_score(dtype) / 2)
                 lse.copy_(near_lse)
@@ -62,6 +65,12 @@ def near_backward(call: Call, band: Band, grad_BHTD: Tensor, output: Output, gra
             _table_backward(heads, tile, views, grads)
 
 
+def _without(rows: slice, far_rows: slice) -> tuple[slice, slice]:
+    """The rows before and after the far ones, counted from the first."""
+    size = rows.stop - rows.start
+    return slice(0, max(0, far_rows.start - rows.start)), slice(max(0, min(size, far_rows.stop - rows.start)), size)
+
+
 def _add_product(total: Tensor, first: Tensor, second: Tensor, factor: float = 1.0) -> None:
     """total += factor · first · second."""
     if total.dtype == first.dtype:
@@ -72,22 +81,25 @@ def _add_product(total: Tensor, first: Tensor, second: Tensor, factor: float = 1
 
 def _table_backward(heads: Heads, tile: Tile, views: ScoreViews, grads: Grads) -> None:
     """Gradients of r, table and bias from the gradient of the scores, read through the skewed view."""
-    if views.skewed is None:
+    if views.skewed is None:  # there is no table, or its queries are too far from all keys
+        if grads.dr_BHTE is not None:
+            heads.of_heads(grads.dr_BHTE)[:, :, :, tile.rows] = 0.0
         return
-    if views.slack is not None:
-        views.slack.zero_()
+    for slack in views.slack:
+        slack.zero_()
     if grads.dr_BHTE is not None and views.table is not None:
         rows = heads.of_heads(grads.dr_BHTE)[:, :, :, tile.rows]
         rows.copy_(torch.bmm(views.skewed, views.table).view(rows.shape))
     if grads.dtable_XRE is not None and heads.r is not None:
-        heads.add_to_table(grads.dtable_XRE, torch.bmm(views.skewed.mT, _by_head(heads, heads.r, tile)))
+        product = torch.bmm(views.skewed.mT, _by_head(heads, heads.r, tile))
+        heads.add_to_table(grads.dtable_XRE, product, tile.layout.entries)
     if grads.dbias_HR is not None:
-        heads.add_to_table(grads.dbias_HR, views.skewed.sum(1))
+        heads.add_to_table(grads.dbias_HR, views.skewed.sum(1), tile.layout.entries)
 
 
 def _softmax(views: ScoreViews) -> None:
     """Fill in the near part's own softmax."""
-    source = views.scores if views.slack is None else views.weights.copy_(views.scores)
+    source = views.weights.copy_(views.scores) if views.slack else views.scores
     torch.softmax(source, -1, out=views.weights)
 
 

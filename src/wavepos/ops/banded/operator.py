@@ -29,8 +29,6 @@ def _limits(call: Call) -> str | None:
             f"backend='banded' has no dropout on attention weights, got dropout={call.dropout}; use dropout=0.0 or "
             "backend='reference'"
         )
-    if not call.mask.causal and (call.terms.table is not None or call.terms.bias_HR is not None):
-        return "backend='banded' takes tables over displacements with causal=True only, got causal=False"
     return None
 
 
@@ -45,13 +43,15 @@ def _attention(call: Call) -> Tensor:
     out: Tensor
     out, _, _ = banded_operator(
         terms.q_BHTD, terms.k_BGSD, call.v_BGSD, terms.r_BHTE, terms.table, terms.bias_HR,
-        mask.key_padding_BS, mask.document_ids_BS, mask.query_offset, mask.causal,
-        call.softmax_scale, call.relative_scale,
+        mask.key_padding_BS, mask.document_ids_BS, mask.query_offset, mask.causal, mask.window,
+        terms.first_displacement, call.softmax_scale, call.relative_scale,
     )  # fmt: skip
     return out
 
 
-BANDED = Implementation(label="backend='banded'", serves=TABLE_TERMS, limits=_limits, compute=_attention)
+BANDED = Implementation(
+    label="backend='banded'", serves=TABLE_TERMS | {"first_displacement"}, limits=_limits, compute=_attention
+)
 
 
 def _forward(call: Call) -> Output:
@@ -59,9 +59,12 @@ def _forward(call: Call) -> Output:
     lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     output = Output(out_BHTD=out, lse_BHT=lse, share_BHT=torch.empty_like(lse))
-    far_forward(call, band, output)
-    if band.width != 0:
-        near_forward(call, band, output)
+    far_rows = far_forward(call, band, output)
+    if band.has_near:
+        near_forward(call, band, output, far_rows)
+    else:
+        for rows in (slice(0, far_rows.start), slice(far_rows.stop, None)):
+            out[:, :, rows], lse[:, :, rows] = 0.0, 0.0
     return output
 
 
@@ -83,7 +86,7 @@ def _backward(call: Call, grad_BHTD: Tensor, output: Output, wants: tuple[bool, 
             x.zero_()
     grads = Grads(dq_BHTD=dq, dk_BGSD=dk, dv_BGSD=dv, dr_BHTE=dr, dtable_XRE=dtable, dbias_HR=dbias)
     far_backward(call, band, grad_BHTD, output, grads)
-    if band.width != 0:
+    if band.has_near:
         near_backward(call, band, grad_BHTD, output, grads)
     if dtable is not None and table is not None:
         dtable = dtable.flip(1).mul_(call.relative_scale).to(table.dtype)
@@ -92,7 +95,14 @@ def _backward(call: Call, grad_BHTD: Tensor, output: Output, wants: tuple[bool, 
     return dq, dk.to(terms.k_BGSD.dtype), dv.to(call.v_BGSD.dtype), dr, dtable, dbias
 
 
-def _call(tensors: tuple[Tensor | None, ...], query_offset: int, causal: bool, scales: tuple[float, float]) -> Call:
+def _call(
+    tensors: tuple[Tensor | None, ...],
+    query_offset: int,
+    causal: bool,
+    window: int | None,
+    first_displacement: int,
+    scales: tuple[float, float],
+) -> Call:
     """The prepared call that the operator's arguments are."""
     q, k, v, r, table, bias, padding, documents = tensors
     assert q is not None and k is not None and v is not None
@@ -103,10 +113,20 @@ def _call(tensors: tuple[Tensor | None, ...], query_offset: int, causal: bool, s
         num_keys=k.shape[2],
         query_offset=query_offset,
         causal=causal,
+        window=window,
         key_padding_BS=padding,
         document_ids_BS=documents,
     )
-    terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=r, table=table, bias_HR=bias, tail="zero", relative_scale=scales[1])
+    terms = ScoreTerms(
+        q_BHTD=q,
+        k_BGSD=k,
+        r_BHTE=r,
+        table=table,
+        bias_HR=bias,
+        tail="zero",
+        first_displacement=first_displacement,
+        relative_scale=scales[1],
+    )
     return Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=scales[0])
 
 
@@ -122,12 +142,14 @@ def banded_operator(  # noqa: PLR0913 - an operator's schema is flat
     document_ids: Tensor | None,
     query_offset: int,
     causal: bool,
+    window: int | None,
+    first_displacement: int,
     softmax_scale: float,
     relative_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The fields of `Output` for a prepared call."""
     tensors = (q, k, v, r, table, bias, key_padding, document_ids)
-    output = _forward(_call(tensors, query_offset, causal, (softmax_scale, relative_scale)))
+    output = _forward(_call(tensors, query_offset, causal, window, first_displacement, (softmax_scale, relative_scale)))
     return output.out_BHTD, output.lse_BHT, output.share_BHT
 
 
@@ -153,6 +175,8 @@ def backward_operator(  # noqa: PLR0913 - an operator's schema is flat
     document_ids: Tensor | None,
     query_offset: int,
     causal: bool,
+    window: int | None,
+    first_displacement: int,
     softmax_scale: float,
     relative_scale: float,
     wants_table: bool,
@@ -160,14 +184,14 @@ def backward_operator(  # noqa: PLR0913 - an operator's schema is flat
 ) -> list[Tensor]:
     """Gradients in the order of the arguments, empty tensors for those that do not exist or are not asked for."""
     tensors = (q, k, v, r, table, bias, key_padding, document_ids)
-    call = _call(tensors, query_offset, causal, (softmax_scale, relative_scale))
+    call = _call(tensors, query_offset, causal, window, first_displacement, (softmax_scale, relative_scale))
     grads = _backward(call, grad, Output(out_BHTD=out, lse_BHT=lse, share_BHT=share), (wants_table, wants_bias))
     return [q.new_empty(0) if x is None else x for x in grads]
 
 
 @backward_operator.register_fake
 def _(grad: Tensor, out: Tensor, lse: Tensor, share: Tensor, *args: Any) -> list[Tensor]:
-    given = (*args[:4], args[4] if args[12] else None, args[5] if args[13] else None)
+    given = (*args[:4], args[4] if args[14] else None, args[5] if args[15] else None)
     empty = grad.new_empty(0)
     return [empty if x is None else torch.empty_like(x, memory_format=torch.contiguous_format) for x in given]
 
@@ -180,12 +204,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 12
+        return (None,) * 14
     out, lse, share, *tensors = ctx.saved_tensors
     wants = ctx.needs_input_grad[4], ctx.needs_input_grad[5]
     grads = backward_operator(grad, out, lse, share, *tensors, *ctx.numbers, *wants)
     asked = (x if x.numel() and asked else None for x, asked in zip(grads, ctx.needs_input_grad[:6], strict=True))
-    return (*asked, *(None,) * 6)
+    return (*asked, *(None,) * 8)
 
 
 def _refuse_double(ctx: Any, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""A call in the form of the operator: table and bias are zero beyond their ends, and there is a key per position."""
+"""A call in the form of the operator: table and bias over the displacements that it has, and zero beyond them."""
 
 import torch
 from torch import Tensor
@@ -10,63 +10,74 @@ from wavepos.positions.terms import ScoreTerms
 
 
 def prepared(call: Call) -> Call:
-    """The same attention, with a table [1 or H,R,E] and a bias [H,R] of one length that are zero beyond it.
+    """The same attention, with a table [1 or H,R,E] and a bias [H,R] of one length that are zero beyond either end.
 
-    Causal calls get keys 0 … query_offset + T − 1: those ahead are left out, those missing put in and masked.
+    Both hold displacements of the call only. Causal calls lose the keys ahead of the last query.
     """
-    r_BHTE, table_XRE = relative_term(call)
-    bias_HR = None if call.terms.bias_HR is None else call.without_tail(call.terms.bias_HR)
-    table_XRE, bias_HR = _equally_long(table_XRE, bias_HR)
-    k, v, padding = _a_key_per_position(call)
+    mask, v = call.mask, call.v_BGSD
+    r_BHTE, table_XRE, bias_HR, first = relative_terms(call)
+    end = min(mask.num_keys, mask.query_offset + mask.num_queries) if mask.causal else mask.num_keys
+    padding = mask.key_padding_BS
     terms = ScoreTerms(
         q_BHTD=call.terms.q_BHTD,
-        k_BGSD=k,
+        k_BGSD=call.terms.k_BGSD[:, :, :end],
         r_BHTE=r_BHTE,
         table=table_XRE,
         bias_HR=bias_HR,
         tail="zero",
+        first_displacement=first,
         relative_scale=call.relative_scale,
     )
     mask = Mask(
-        num_queries=call.mask.num_queries,
-        num_keys=k.shape[2],
-        query_offset=call.mask.query_offset,
-        causal=call.mask.causal,
-        key_padding_BS=padding,
-        document_ids_BS=call.mask.document_ids_BS,
+        num_queries=mask.num_queries,
+        num_keys=end,
+        query_offset=mask.query_offset,
+        causal=mask.causal,
+        window=mask.window,
+        key_padding_BS=None if padding is None else padding[:, :end],
+        document_ids_BS=mask.document_ids_BS,
     )
-    return Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=call.softmax_scale)
+    return Call(terms=terms, v_BGSD=v[:, :, :end], mask=mask, softmax_scale=call.softmax_scale)
 
 
-def relative_term(call: Call) -> tuple[Tensor | None, Tensor | None]:
-    """r and the table, [1 or H,R,E] and zero beyond R, in their low-rank form where the position knows one."""
-    terms = call.terms
-    if terms.r_BHTE is None or terms.table is None:
-        return None, None
-    product = None if call.factors is None else call.factors(terms)
-    if product is not None:
-        return torch.matmul(terms.r_BHTE, product.basis_KE.mT), product.coefficients_RK[None]
-    return terms.r_BHTE, call.without_tail(terms.table if terms.table.dim() == 3 else terms.table[None])
+def relative_terms(call: Call) -> tuple[Tensor | None, Tensor | None, Tensor | None, int]:
+    """r, the table [1 or H,R,E], the bias [H,R], and the displacement of their first entry; zero beyond either end.
+
+    The table is in its low-rank form where the position knows one. A query's scores may all lack the same number.
+    """
+    terms, first = call.terms, call.terms.first_displacement
+    r_BHTE, table, bias = terms.r_BHTE, terms.table, terms.bias_HR
+    starts = []
+    if r_BHTE is not None and table is not None:
+        product = None if call.factors is None else call.factors(terms)
+        if product is not None:
+            r_BHTE, table = torch.matmul(r_BHTE, product.basis_KE.mT), product.coefficients_RK
+        table, start = _fitted(call, table if table.dim() == 3 else table[None], first)
+        starts.append(start)
+    if bias is not None:
+        bias, start = _fitted(call, bias, first)
+        starts.append(start)
+    if table is None or bias is None:
+        return r_BHTE, table, bias, starts[0] if starts else 0
+    first, last = min(starts), max(starts[0] + table.shape[1], starts[1] + bias.shape[1])
+    table = pad(table, (0, 0, starts[0] - first, last - starts[0] - table.shape[1]))
+    bias = pad(bias, (starts[1] - first, last - starts[1] - bias.shape[1]))
+    return r_BHTE, table, bias, first
 
 
-def _equally_long(table_XRE: Tensor | None, bias_HR: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Zeros put in beyond the shorter one's end, where it is zero."""
-    if table_XRE is None or bias_HR is None or table_XRE.shape[1] == bias_HR.shape[1]:
-        return table_XRE, bias_HR
-    length = max(table_XRE.shape[1], bias_HR.shape[1])
-    table_XRE = pad(table_XRE, (0, 0, 0, length - table_XRE.shape[1]))
-    return table_XRE, pad(bias_HR, (0, length - bias_HR.shape[1]))
+def _fitted(call: Call, values_XR: Tensor, first: int) -> tuple[Tensor, int]:
+    """A table [1 or H,R,…] or bias [H,R], cut to the call's displacements, and the displacement of its first entry.
 
-
-def _a_key_per_position(call: Call) -> tuple[Tensor, Tensor, Tensor | None]:
-    k, v, mask = call.terms.k_BGSD, call.v_BGSD, call.mask
-    padding, end = mask.key_padding_BS, mask.query_offset + mask.num_queries
-    missing = end - mask.num_keys
-    if not mask.causal or missing == 0:
-        return k, v, padding
-    if missing < 0:
-        return k[:, :, :end], v[:, :, :end], None if padding is None else padding[:, :end]
-    if padding is None:
-        padding = torch.ones(k.shape[0], mask.num_keys, dtype=torch.bool, device=k.device)
-    rows = (0, 0, 0, missing)
-    return pad(k, rows), pad(v, rows), pad(padding, (0, missing))
+    Zero holds beyond its ends, up to a constant per query, which no softmax sees: an end whose entry holds beyond it
+    is taken from all. Where the call meets such entries on both sides, they are put in.
+    """
+    lowest, highest = call.mask.displacements()
+    last = first + values_XR.shape[1] - 1
+    if call.terms.tail == "clamp" and lowest < first and last < highest:
+        before = values_XR[:, :1].expand(-1, first - lowest, *values_XR.shape[2:])
+        behind = values_XR[:, -1:].expand(-1, highest - last, *values_XR.shape[2:])
+        values_XR, first = torch.cat([before, values_XR, behind], dim=1), lowest
+    elif call.terms.tail == "clamp":
+        values_XR = call.without_tail(values_XR, of_last=lowest >= first)
+    start = max(0, lowest - first)
+    return values_XR[:, start : highest - first + 1], first + start

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from wavepos.ops.banded.prepare import relative_term
+from wavepos.ops.banded.prepare import relative_terms
 from wavepos.ops.call import Call
-from wavepos.ops.mask import hide
+from wavepos.ops.mask import Mask, hide
 from wavepos.positions.terms import at_least_float32
 
 
@@ -17,48 +17,61 @@ def is_single(call: Call) -> bool:
         return True
     if call.terms.table is not None or call.terms.bias_HR is not None:
         return False
-    if mask.key_padding_BS is not None or mask.document_ids_BS is not None:
+    if mask.key_padding_BS is not None or mask.document_ids_BS is not None or mask.window is not None:
         return False
     return not mask.causal or (mask.query_offset == 0 and mask.num_queries <= mask.num_keys)
 
 
 def single_attention(call: Call) -> Tensor:
-    """[B,H,T,D]. The mask of a single query is a row, and its bias stands on the last R keys."""
+    """[B,H,T,D]. The mask of a single query is a row; of the keys those in its window are read."""
     q, mask = call.terms.q_BHTD, call.mask
-    end = mask.query_offset + mask.num_queries if mask.causal else mask.num_keys
-    k, v = call.terms.k_BGSD[:, :, :end], call.v_BGSD[:, :, :end]
+    keys = _keys(mask)
+    k, v = call.terms.k_BGSD[:, :, keys], call.v_BGSD[:, :, keys]
     grouped = k.shape[1] != q.shape[1]
     if mask.num_queries > 1:
         return scaled_dot_product_attention(
             q, k, v, is_causal=mask.causal, scale=call.softmax_scale, enable_gqa=grouped
         )
-    row, seen = _row(call, k.shape[2])
+    row, seen = _row(call, keys)
     out = scaled_dot_product_attention(q, k, v, attn_mask=row, scale=call.softmax_scale, enable_gqa=grouped)
     return out if seen is None else torch.where(seen, out, 0.0)
 
 
-def _row(call: Call, num_keys: int) -> tuple[Tensor | None, Tensor | None]:
+def _keys(mask: Mask) -> slice:
+    """The keys that direction and window leave to any query; one of them all may hide where there is none."""
+    lowest, highest = mask.displacements()
+    end = min(mask.num_keys, mask.query_offset + mask.num_queries - lowest)
+    return slice(max(0, min(mask.query_offset - highest, end - 1)), end)
+
+
+def _row(call: Call, keys: slice) -> tuple[Tensor | None, Tensor | None]:
     """What is added to one query's scores, [B,H,1,S], and whether it sees any key, [B,1,1,1]; None: nothing, yes."""
-    q, row = call.terms.q_BHTD, None
-    for values in _by_displacement(call):
-        missing = call.mask.query_offset + 1 - values.shape[-1]
-        placed = pad(values.flip(-1), (missing, 0))[..., :num_keys].to(q.dtype)
-        row = placed if row is None else row + placed
-    allowed = call.mask.allowed_by_key(slice(0, 1), slice(0, num_keys))
+    q, mask = call.terms.q_BHTD, call.mask
+    row = _bias(call, keys)
+    allowed = mask.allowed_by_key(slice(0, 1), keys)
+    if mask.query_offset - keys.start > mask.displacements()[1]:  # the window lies behind the last key
+        allowed = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=q.device)
     if allowed is None:
         return row, None
     seen = allowed.any(-1, keepdim=True)
     row = torch.zeros((), dtype=q.dtype, device=q.device) if row is None else row
-    return hide(row.expand(*q.shape[:3], num_keys), allowed, seen), seen
+    return hide(row.expand(*q.shape[:3], keys.stop - keys.start), allowed, seen), seen
 
 
-def _by_displacement(call: Call) -> list[Tensor]:
-    """relative_scale · r·p(δ) and b[δ] for δ = 0, 1, … of a single query, [B or 1,H,1,R]."""
+def _bias(call: Call, keys: slice) -> Tensor | None:
+    """relative_scale · r·p(δ) + b[δ] of a single query and those keys, [B or 1,H,1,S] in q's dtype."""
+    q, row = call.terms.q_BHTD, None
+    r_BHTE, table_XRE, bias_HR, first = relative_terms(call)
     values = []
-    r_BHTE, table_XRE = relative_term(call)
     if r_BHTE is not None and table_XRE is not None:
         wide = at_least_float32(r_BHTE)
         values.append(torch.matmul(wide, table_XRE.to(wide.dtype).mT) * call.relative_scale)
-    if call.terms.bias_HR is not None:
-        values.append(call.without_tail(call.terms.bias_HR)[None, :, None])
-    return values
+    if bias_HR is not None:
+        values.append(bias_HR[None, :, None])
+    for each in values:
+        last = first + each.shape[-1] - 1
+        before, behind = call.mask.query_offset - last - keys.start, keys.stop - 1 - call.mask.query_offset + first
+        wide = pad(each.flip(-1), (max(0, before), max(0, behind)))  # from the first key or the last entry on
+        placed = wide[..., max(0, -before) :][..., : keys.stop - keys.start].to(q.dtype)
+        row = placed if row is None else row + placed
+    return row

@@ -37,14 +37,14 @@ class Workspace:
         self.bias_HR = None if bias is None else bias.to(self.dtype).flip(1)
         self.scores = torch.empty(num_scores, dtype=self.dtype, device=q.device)
         self.weights = torch.empty_like(self.scores)
-        self._triangles: dict[tuple[int, int, bool], Tensor] = {}
+        self._triangles: dict[tuple[int, int, int, bool], Tensor] = {}
 
-    def triangle(self, size: int, diagonal: int, *, upper: bool) -> Tensor:
-        """[size, size]: from that diagonal on, upwards or downwards, what hides a score it is added to; else 0."""
-        key = size, diagonal, upper
+    def triangle(self, size: tuple[int, int], diagonal: int, *, upper: bool) -> Tensor:
+        """Of that size: from that diagonal on, upwards or downwards, what hides a score it is added to; else 0."""
+        key = *size, diagonal, upper
         if key not in self._triangles:
-            square = self.scores.new_full((size, size), hidden_score(self.dtype))
-            self._triangles[key] = square.triu(diagonal) if upper else square.tril(diagonal)
+            hiding = self.scores.new_full(size, hidden_score(self.dtype))
+            self._triangles[key] = hiding.triu(diagonal) if upper else hiding.tril(diagonal)
         return self._triangles[key]
 
 
@@ -58,7 +58,7 @@ class ScoreViews:
         weights: the other buffer, [heads, C, K].
         stacked_weights: the same, [stacks, heads of a group · C, K].
         skewed: the scores by displacement, [heads, C, R in use], falling; None without table and bias.
-        slack: what the skewed view holds left of the first key; None where it holds nothing there.
+        slack: what the skewed view holds left of the first key and right of the last, where it holds something there.
         triangles: parts of the scores, and what to add to each to hide the keys that its queries may not see.
         table: the part of the table in use, once per head, [heads, R, E], or None.
         bias: that of the bias, [heads, 1, R], or None.
@@ -69,7 +69,7 @@ class ScoreViews:
     weights: Tensor
     stacked_weights: Tensor
     skewed: Tensor | None
-    slack: Tensor | None
+    slack: tuple[Tensor, ...]
     triangles: tuple[tuple[Tensor, Tensor], ...]
     table: Tensor | None
     bias: Tensor | None
@@ -105,9 +105,9 @@ class Heads:
             self._views[layout] = self._made(layout)
         return self._views[layout]
 
-    def add_to_table(self, sum_XR: Tensor, x: Tensor) -> None:
-        """Add a gradient, once per head, [heads, R in use, …], to that of the reversed table."""
-        used = sum_XR[:, sum_XR.shape[1] - x.shape[1] :]
+    def add_to_table(self, sum_XR: Tensor, x: Tensor, entries: slice) -> None:
+        """Add a gradient, once per head, [heads, R in use, …], to those entries of the reversed table's."""
+        used = sum_XR[:, entries]
         if used.shape[0] == 1:
             used.add_(x.sum(0, keepdim=True))
         else:
@@ -115,36 +115,35 @@ class Heads:
             _split(used, 0, self.workspace.num_groups)[self.groups].add_(heads.sum(0))
 
     def _made(self, layout: TileLayout) -> ScoreViews:
-        workspace, size = self.workspace, layout.num_queries
+        workspace, size, num_keys = self.workspace, layout.num_queries, layout.num_keys
         rows = layout.rows(workspace.scores, self.count)
-        scores = rows[:, :, layout.slack :]
+        left, right = layout.slack, layout.slack + num_keys
+        scores = rows[:, :, left:right]
         weights = workspace.weights[: scores.numel()].view(scores.shape)
         triangles = []
-        if layout.future:
-            future = workspace.triangle(size, 1, upper=True)
-            triangles.append((scores[..., layout.num_keys - size :], future))
-        if layout.beyond is not None:
-            beyond = workspace.triangle(size, layout.beyond, upper=False)
-            triangles.append((scores[..., :size], beyond))
+        if (width := num_keys - layout.ahead) > 0:
+            ahead = workspace.triangle((size, width), 0, upper=True)
+            triangles.append((scores[..., layout.ahead :], ahead))
+        if (width := min(num_keys, size + layout.beyond)) > 0:
+            beyond = workspace.triangle((size, width), layout.beyond, upper=False)
+            triangles.append((scores[..., :width], beyond))
         return ScoreViews(
             scores=scores,
             stacked=self._by_stack(scores),
             weights=weights,
             stacked_weights=self._by_stack(weights),
             skewed=layout.skewed(workspace.scores, self.count) if layout.table_length else None,
-            slack=rows[:, :, : layout.slack] if layout.slack else None,
+            slack=tuple(x for x in (rows[:, :, :left], rows[:, :, right:]) if x.shape[-1]),
             triangles=tuple(triangles),
-            table=None
-            if workspace.table_XRE is None
-            else self._once_per_head(workspace.table_XRE, layout.table_length),
-            bias=None
-            if workspace.bias_HR is None
-            else self._once_per_head(workspace.bias_HR, layout.table_length)[:, None],
+            table=self._once_per_head(workspace.table_XRE, layout.entries),
+            bias=None if (bias := self._once_per_head(workspace.bias_HR, layout.entries)) is None else bias[:, None],
         )
 
-    def _once_per_head(self, x_XR: Tensor, length: int) -> Tensor:
-        """The rows of a reversed table in use: [batch · groups · heads of a group, R, …]."""
-        used = x_XR[:, x_XR.shape[1] - length :]
+    def _once_per_head(self, x_XR: Tensor | None, entries: slice) -> Tensor | None:
+        """Those rows of a reversed table: [batch · groups · heads of a group, R in use, …]; None: there are none."""
+        if x_XR is None or entries.start == entries.stop:
+            return None
+        used = x_XR[:, entries]
         if used.shape[0] == 1:
             return used.expand(self.count, *used.shape[1:])
         of_groups = _split(used, 0, self.workspace.num_groups)[self.groups]

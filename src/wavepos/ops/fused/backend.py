@@ -93,6 +93,7 @@ def _limits(call: Call) -> str | None:
         f"serves {', '.join(map(str, dtypes))}, got {q.dtype}": q.dtype not in dtypes,
         f"serves head_dim 64 and 128, got {q.shape[-1]}": q.shape[-1] not in (64, 128),
         "serves causal=True only": not mask.causal,
+        f"does not serve a window, got {mask.window}": mask.window is not None,
         "does not serve key_padding_mask": mask.key_padding_BS is not None,
         f"does not serve dropout, got {call.dropout}": call.dropout > 0.0,
         "serves a table or a bias, not both in one call": table is not None and bias is not None,
