@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from wavepos.experiments.report import markdown, read_result
+from wavepos.models import WaveposLlamaConfig
 from wavepos.positions import registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +66,14 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(blocks) >= 2
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_positions_of_layers_in_the_mathematics_are_configs() -> None:
+    blocks = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "math.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        config = WaveposLlamaConfig(num_hidden_layers=8, position=json.loads(block))
+        assert config.layer_types == (["sliding_attention"] * 3 + ["full_attention"]) * 2
 
 
 def test_the_python_of_the_guide_to_adding_runs(monkeypatch: pytest.MonkeyPatch) -> None:

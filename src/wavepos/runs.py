@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wavepos.positions import parse_position
+from wavepos.positions import PositionConfig, parse_layers
 from wavepos.positions.config import TypedConfig
+from wavepos.positions.layers import LayerPattern, LayerPositions, distinct_configs, with_each
 from wavepos.positions.temperature import parse_temperature
 
 if TYPE_CHECKING:
@@ -52,12 +53,25 @@ def run_name(config: "TrainConfig", *, exact: bool = False) -> str:
 
 def position_name(config: "TrainConfig") -> str:
     """The position of a run as a part of file names; other positions have other names."""
-    method = config.position["method"]
+    layers = parse_layers(config.position)
+    if isinstance(layers, PositionConfig):
+        return _method_name(config, config.position)
+    if isinstance(layers, LayerPattern):
+        local, wide = (_method_name(config, config.position[key]) for key in ("local", "global"))
+        name = f"local-{local}-global-{wide}-every{layers.every}"
+        if len(name) <= 2 * LONGEST_NAME:
+            return name
+    methods = "-".join(own.method for own in distinct_configs(layers))
+    return f"layers-{methods[:LONGEST_NAME]}-{_short_hash(json.dumps(_distinct_layers(layers), sort_keys=True))}"
+
+
+def _method_name(config: "TrainConfig", position: dict[str, Any]) -> str:
+    method = position["method"]
     try:
         default = dataclasses.replace(config, position={"method": method}).position
     except ValueError:  # a method that cannot do without settings: all of them are named
         default = {"method": method}
-    ours, plain = (json.loads(json.dumps(position)) for position in (config.position, default))
+    ours, plain = (json.loads(json.dumps(one)) for one in (position, default))
     differing = {key: ours[key] for key in sorted(ours) if ours[key] != plain.get(key)}
     parts = [_named(key, value) for key, value in differing.items()]
     name = "-".join([method, *(part for part in parts if part is not None)])
@@ -89,12 +103,15 @@ def _distinct(data: Any) -> dict[str, Any]:
         if value == field.default:
             continue
         if field.name == "position":
-            parsed = parse_position(value)
-            value = {"method": parsed.method, **_distinct(parsed)}
+            value = _distinct_layers(parse_layers(value))
         elif isinstance(value, TypedConfig):
             value = {value.tag: value.name(), **_distinct(value)}
         found[field.name] = value
     return found
+
+
+def _distinct_layers(layers: LayerPositions) -> Any:
+    return with_each(layers, lambda own: {"method": own.method, **_distinct(own)})
 
 
 def stored_config(kind: type["TrainConfig"], record: Mapping[str, Any]) -> "TrainConfig":

@@ -131,6 +131,18 @@ def test_the_start_is_attention_as_it_is_without_in_the_mean_over_1024_positions
     assert factors.mean().item() == pytest.approx(1.0, abs=0.005)
 
 
+@pytest.mark.parametrize("backend", ["banded", "reference"])
+def test_a_call_without_a_window_has_that_of_the_position(backend: Any) -> None:
+    built = build_position(parse_position({"method": "wavelet", "window": 5}), head_dim=16, num_heads=4)
+    q, k, v = torch.randn(3, 1, 4, 30, 16)
+    bare = Wavelet(16)
+    expected = attention(q, k, v, position=bare, window=5, backend=backend)
+    torch.testing.assert_close(attention(q, k, v, position=built, backend=backend), expected)
+    torch.testing.assert_close(attention_map(q, k, position=built) @ v, expected)
+    wider = attention(q, k, v, position=built, window=9, backend=backend)
+    torch.testing.assert_close(wider, attention(q, k, v, position=bare, window=9, backend=backend))
+
+
 @pytest.mark.parametrize("given", ["log", "SSMax", {"form": "log"}, {"form": "log", "start": 0.5}, "llama4", LLAMA4])
 def test_json_goes_in_and_out(given: Any) -> None:
     config = parse_position({"method": "nope", "temperature": given, "window": 512})

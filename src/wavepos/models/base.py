@@ -33,12 +33,13 @@ from wavepos.ops.attention import attention, attention_map
 from wavepos.positions import (
     Position,
     PositionConfig,
-    PositionLike,
     Temperature,
+    build_position,
+    layer_configs,
+    parse_layers,
     parse_position,
-    position_dict,
-    position_fields,
 )
+from wavepos.positions.layers import merged
 
 _Output = TypeVar("_Output")
 
@@ -52,10 +53,11 @@ _OF_TRANSFORMERS = (
 )
 """Fields that transformers gives to the config of every model."""
 
+_WINDOWS = "windows stand in position={'method': …, 'window': …}, of all layers or of each"
 _UNSERVED = {
-    "layer_types": "every layer sees all keys before it",
-    "sliding_window": "every layer sees all keys before it",
-    "per_layer_config": "all layers are alike",
+    "layer_types": _WINDOWS,
+    "sliding_window": _WINDOWS,
+    "per_layer_config": "layers differ in position=[…] alone",
 }
 
 
@@ -63,29 +65,42 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
     """A config with a field `position` that takes no field without effect.
 
     `from_pretrained(path, position={"method": "wavelet", "stretch": 4})` changes the given keys and keeps the saved
-    ones where the method is the saved one; another method stands for itself alone.
+    ones where the method is the saved one; another method stands for itself alone, and so does a list or a pattern.
+    In a saved list or pattern one method changes the layers that have it (`wavepos.positions.layers.merged`).
 
     Raises:
-        ValueError: a field that neither the config nor transformers' own base has, or one that would have no effect.
+        ValueError: a field that neither the config nor transformers' own base has, or one that would have no effect;
+            a list of positions that has not one for each layer.
     """
 
-    position: dict[str, Any]
+    position: Any
+    """JSON: an object with a method, a list of such objects, or a pattern of two."""
+    num_hidden_layers: int
     unserved: ClassVar[Mapping[str, str]] = {}
     """Fields of other models that would have no effect here, and why; None and False are taken for them."""
 
-    def __init__(self, *, position: dict[str, Any], **kwargs: Any) -> None:
+    def __init__(self, *, position: Any, **kwargs: Any) -> None:
         for name, why in {**_UNSERVED, **self.unserved}.items():
             if kwargs.pop(name, None) not in (None, False):
                 raise ValueError(f"{name} has no effect in {type(self).__name__}: {why}")
         for name in kwargs:
             if name not in _OF_TRANSFORMERS and not name.startswith("_"):  # those are transformers' bookkeeping
                 raise self._unknown(name)
+        layer_configs(parse_layers(position), self.num_hidden_layers)
         self.position = position
         super().__init__(**kwargs)
 
     @property
+    def position_configs(self) -> tuple[PositionConfig, ...]:
+        """The config of each layer's position; where layers are left out, those of the first ones."""
+        layers = parse_layers(self.position)
+        if isinstance(layers, tuple):
+            layers = layers[: self.num_hidden_layers]
+        return layer_configs(layers, self.num_hidden_layers)
+
+    @property
     def position_config(self) -> PositionConfig:
-        """The field `position`, which is a JSON object, as the config that it stands for."""
+        """The config of the position that all layers have; ValueError where they differ."""
         return parse_position(self.position)
 
     @classmethod
@@ -98,7 +113,7 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
         """transformers' own, with the given fields in place of the saved ones before the config is made and checked."""
         given = {name: kwargs.pop(name) for name in cls.field_names() if name in kwargs}
         if given.get("position") is not None:
-            given["position"] = _merged(config_dict.get("position"), given["position"])
+            given["position"] = merged(config_dict.get("position"), given["position"])
         rest_wanted = kwargs.pop("return_unused_kwargs", False)
         config, rest = super().from_dict({**config_dict, **given}, return_unused_kwargs=True, **kwargs)
         if rest_wanted:
@@ -114,37 +129,28 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
         return ValueError(f"{cls.__name__} has no field {name!r}{f', nearest is {near[0]!r}' if near else ''}")
 
 
-def _merged(saved: Any, given: PositionLike) -> dict[str, Any]:
-    if isinstance(given, PositionConfig):
-        return position_dict(given)
-    fields = position_fields(given)
-    if isinstance(saved, Mapping) and saved.get("method") == fields["method"]:
-        return {**saved, **fields}
-    return fields
-
-
 @final
 class RelativeProjection(nn.Linear):
     """The projection of hidden states to what a position that reads relative states multiplies with its table."""
 
 
 def layer_positions(config: Any) -> list[Position]:
-    """The position of each layer: one per layer where it learns something, else one and the same object for all.
+    """The position of each layer: one per layer where it learns something; layers of one config share what does not.
 
     Args:
-        config: a `PositionedConfig` with head_dim, num_attention_heads and num_hidden_layers.
+        config: a `PositionedConfig` with head_dim and num_attention_heads.
     """
-
-    parsed: PositionConfig = config.position_config
-
-    def built() -> Position:
-        return parsed.build(head_dim=config.head_dim, num_heads=config.num_attention_heads)
-
+    positions: list[Position] = []
+    shared: dict[PositionConfig, Position] = {}
     with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
-        first = built()
-        if next(first.parameters(), None) is None:
-            return [first] * config.num_hidden_layers
-        return [first, *(built() for _ in range(config.num_hidden_layers - 1))]
+        for own in config.position_configs:
+            position = shared.get(own)
+            if position is None:
+                position = build_position(own, head_dim=config.head_dim, num_heads=config.num_attention_heads)
+            if next(position.parameters(), None) is None:
+                shared[own] = position
+            positions.append(position)
+    return positions
 
 
 def reset_missing(position: Position | Temperature) -> None:
@@ -160,14 +166,15 @@ def reset_missing(position: Position | Temperature) -> None:
             parameter.copy_(value)
 
 
-def relative_projection(config: Any, bias: bool) -> RelativeProjection | None:
-    """The projection of one layer to the relative states [B,T,H·E] of a position that reads them; None for others.
+def relative_projection(config: Any, layer: int, bias: bool) -> RelativeProjection | None:
+    """The projection of a layer to the relative states [B,T,H·E] of a position that reads them; None for others.
 
     Args:
         config: a `PositionedConfig` with hidden_size and num_attention_heads.
+        layer: its index.
         bias: whether the projection has one.
     """
-    width = config.position_config.relative_states_dim
+    width = config.position_configs[layer].relative_states_dim
     if width is None:
         return None
     with torch.random.fork_rng(devices=[]):
@@ -190,6 +197,7 @@ class AttentionInputs:
     key_padding_mask: Tensor | None
     document_ids: Tensor | None
     query_offset: int | Tensor
+    window: int | None = None
 
     def attended(self, config: Any, training: bool, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
         """Attention [B,T,H·D] by the config's implementation and dropout, and its weights [B,H,T,S] where asked for."""
@@ -204,6 +212,8 @@ class AttentionInputs:
             "query_offset": self.query_offset,
             "relative_states": relative_states,
         }
+        if self.window is not None:
+            given["window"] = self.window
         weights = attention_map(q_BHTD, self.k_BGSD, **given) if output_attentions else None
         out_BHTD = attention(
             q_BHTD,

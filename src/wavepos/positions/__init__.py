@@ -4,6 +4,7 @@ from wavepos.names import METHODS
 from wavepos.positions.alibi import ALiBi
 from wavepos.positions.config import PositionConfig
 from wavepos.positions.kerple import Kerple
+from wavepos.positions.layers import LayersLike, layer_configs, layers_fields, layers_json, parse_layers
 from wavepos.positions.learned_relative import LearnedRelative, LearnedRelativeConfig
 from wavepos.positions.nope import NoPE
 from wavepos.positions.registry import (
@@ -27,6 +28,7 @@ __all__ = [
     "METHODS",
     "ALiBi",
     "Kerple",
+    "LayersLike",
     "LearnedRelative",
     "LearnedRelativeConfig",
     "NoPE",
@@ -43,6 +45,10 @@ __all__ = [
     "Wavelet",
     "build_position",
     "known_positions",
+    "layer_configs",
+    "layers_fields",
+    "layers_json",
+    "parse_layers",
     "parse_position",
     "position_dict",
     "position_fields",

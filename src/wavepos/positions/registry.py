@@ -93,6 +93,8 @@ def position_fields(data: PositionLike) -> dict[str, Any]:
         return data.to_json()
     if isinstance(data, str) and data.lstrip().startswith("{"):
         data = _from_text(data)
+    if isinstance(data, Mapping) and {"local", "global"} & set(data):
+        raise ValueError(f"position must be one method here, got a pattern, which models and runs take: {data!r}")
     if not isinstance(data, str | Mapping):
         raise ValueError(f"position must be a method's name, its config or a JSON object, got {data!r}")
     fields = {"method": data} if isinstance(data, str) else dict(data)

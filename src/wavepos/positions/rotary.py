@@ -37,6 +37,11 @@ class RotaryConfig(PositionConfig):
             raise ValueError(f"theta must be more than 1, got {self.theta}")
         require_between("theta", self.theta, 1.0, LARGEST_THETA)
 
+    @property
+    def follows_length(self) -> bool:
+        """Whether the frequencies depend on the number of keys."""
+        return isinstance(self.scaling, DynamicNTKScaling | LongRopeScaling)
+
     def build(self, *, head_dim: int, num_heads: int) -> "Rotary":
         return Rotary(head_dim, theta=self.theta, scaling=self.scaling)
 
@@ -81,7 +86,7 @@ class Rotary(Position):
     @property
     def follows_length(self) -> bool:
         """Whether the frequencies depend on the number of keys, so that a rotated key cannot be kept."""
-        return isinstance(self.config.scaling, DynamicNTKScaling | LongRopeScaling)
+        return self.config.follows_length
 
     def rotates_alike(self, num_keys: int, other: int) -> bool:
         return torch.equal(self.frequencies(num_keys)[0], self.frequencies(other)[0])

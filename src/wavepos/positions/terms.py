@@ -95,7 +95,7 @@ class Position(nn.Module, ABC):
     """What q and r are multiplied with at each query position, whatever the method; `with_temperature` sets it."""
 
     window: int | None
-    """Keys that a query sees in a model's layer, its own among them; None: all before it."""
+    """The window of a call that gives none: keys δ < window are seen; None: all."""
 
     def __init__(self) -> None:
         super().__init__()

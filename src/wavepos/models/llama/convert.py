@@ -1,7 +1,6 @@
 """A trained RoPE Llama's weights in our family, with its own rotation or another positional method."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from wavepos.models.llama.config import WaveposLlamaConfig
 from wavepos.models.llama.model import WaveposLlamaForCausalLM
 from wavepos.models.loading import check_loaded
-from wavepos.positions import RotaryConfig, parse_position, position_dict, position_fields
+from wavepos.positions import LayersLike, RotaryConfig, layers_fields, parse_position, position_dict
+from wavepos.positions.layers import with_each_field
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _SIZES = (
 
 def from_llama(
     source: str | Path | PreTrainedModel,
-    position: str | Mapping[str, Any] = "wavelet",
+    position: LayersLike = "wavelet",
     *,
     dtype: torch.dtype | str = "auto",
 ) -> WaveposLlamaForCausalLM:
@@ -51,7 +51,8 @@ def from_llama(
 
     Args:
         source: directory or hub name of a Llama checkpoint, or a `LlamaForCausalLM`.
-        position: a method's name or JSON object; "rotary" alone takes θ and the scaling of the Llama.
+        position: a method's name or JSON object, or a list or pattern of layers; a "rotary" without θ and scaling takes
+            the Llama's.
         dtype: of the weights, where source is a path; "auto": as they are saved.
 
     Returns:
@@ -79,7 +80,7 @@ def from_llama(
     return model  # type: ignore[no-any-return] # transformers is untyped here
 
 
-def converted_config(config: PreTrainedConfig, position: str | Mapping[str, Any]) -> WaveposLlamaConfig:
+def converted_config(config: PreTrainedConfig, position: LayersLike) -> WaveposLlamaConfig:
     """The config of our family with a Llama's sizes.
 
     Raises:
@@ -88,9 +89,12 @@ def converted_config(config: PreTrainedConfig, position: str | Mapping[str, Any]
     if config.model_type != "llama":
         raise ValueError(f"source must be a model of type 'llama', got {config.model_type!r}")
     sizes = {name: getattr(config, name) for name in _SIZES}
-    if position_fields(position) == {"method": RotaryConfig.method}:
-        position = position_dict(_rotation(config))
-    return WaveposLlamaConfig(**sizes, position=position)
+
+    def with_theirs(fields: dict[str, Any]) -> dict[str, Any]:
+        bare = fields["method"] == RotaryConfig.method and not set(fields) - {"method", "temperature", "window"}
+        return {**position_dict(_rotation(config)), **fields} if bare else fields
+
+    return WaveposLlamaConfig(**sizes, position=with_each_field(layers_fields(position), with_theirs))
 
 
 def _rotation(config: PreTrainedConfig) -> RotaryConfig:

@@ -121,7 +121,8 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
             raise ValueError(PACKED_WITH_CACHE)
         past_key_values = self.opened_cache(past_key_values, use_cache, packed=packed)
         layers: Any = self.layers
-        _check_padding(self.config, layers[0].self_attn.position, context)
+        for position in dict.fromkeys(layer.self_attn.position for layer in layers):
+            _check_padding(self.config, position, context)
         read = self.through_layers(
             self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds,
             lambda index, x, maps: layers[index](x, context, past_key_values=past_key_values, output_attentions=maps),
@@ -216,6 +217,11 @@ class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, PositionedGenerationM
     def create_masks_for_generate(*, attention_mask: Tensor | None, past_key_values: Cache, **_: Any) -> Tensor | None:
         """What `generate` hands a step with a static cache: the mask of its slots, not one over pairs of tokens."""
         return padded_to_cache(attention_mask, past_key_values)
+
+    def _valid_auto_compile_criteria(self, *args: Any, **kwargs: Any) -> bool:
+        """No step is compiled where all caches slide: they count where they are in Python, anew at each step."""
+        whole = any(kind == "full_attention" for kind in self.config.layer_types or ("full_attention",))
+        return whole and bool(super()._valid_auto_compile_criteria(*args, **kwargs))
 
     def generate_batch(self, *_: Any, **__: Any) -> Any:
         """Refused, as `init_continuous_batching`."""
