@@ -189,6 +189,8 @@ def _named(key: str, value: Any) -> str | None:
     """A field of a position as a part of a name, or None where that would be no plain one."""
     if key in NAMED_BY_VALUE and isinstance(value, str) and value.isalnum():
         return value
+    if key == "learn":
+        return "-".join(["learn", *value])
     if key == "temperature":
         temperature = parse_temperature(value)
         return f"temperature-{temperature.form}" if temperature == type(temperature)() else None

@@ -23,8 +23,13 @@ class MotherWavelet(ABC):
     """A wavelet ψ_{a,0}(x) together with the interval outside which it vanishes.
 
     Subclass it to use a wavelet of your own: two methods, `evaluate` and `support`, and `Wavelet(wavelet=Yours())`.
-    A wavelet whose support lies on one side of zero is one-sided; `Wavelet` turns it to the causal side.
+    A wavelet whose support lies on one side of zero is one-sided; `Wavelet` turns it to the causal side. Where ψ has
+    derivatives `differentiable = True` says so: `evaluate` then takes a tensor of scales as well, and its support grows
+    with the scale, so that scales and shifts can be trained.
     """
+
+    differentiable: bool = False
+    """Whether `evaluate` has gradients in x and in a scale that is a tensor."""
 
     @property
     @abstractmethod
@@ -32,12 +37,13 @@ class MotherWavelet(ABC):
         """The name it carries in configs, plots and errors."""
 
     @abstractmethod
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         """ψ at x.
 
         Args:
             x: t − b, in tokens, float64, any shape.
-            scale: a > 0, in tokens (the level j for wavelets sampled by PyWavelets).
+            scale: a > 0, in tokens (the level j for wavelets sampled by PyWavelets); where it is learned a tensor that
+                broadcasts to x.
 
         Returns:
             The values, float64, of x's shape.
@@ -52,11 +58,13 @@ class MotherWavelet(ABC):
 class Ricker(MotherWavelet):
     """ψ(u) = (1 − u²)·exp(−u²/2), u = x/a (Eq. 12; PyWavelets calls it mexh). As in the paper."""
 
+    differentiable = True
+
     @property
     def name(self) -> str:
         return "ricker"
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         squared = (x / scale).square()
         return (1.0 - squared) * torch.exp(-0.5 * squared)
 
@@ -69,11 +77,13 @@ class Ricker(MotherWavelet):
 class Gaussian(MotherWavelet):
     """ψ(u) = exp(−u²), u = x/a (section 6.3.1). As in the paper."""
 
+    differentiable = True
+
     @property
     def name(self) -> str:
         return "gaussian"
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         return torch.exp(-(x / scale).square())
 
     def support(self, scale: float, tolerance: float) -> tuple[float, float]:
@@ -89,7 +99,7 @@ class Haar(MotherWavelet):
     def name(self) -> str:
         return "haar"
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         u = x / scale
         near = ((u >= -0.5) & (u < 0.0)).to(x.dtype)
         far = ((u >= -1.0) & (u < -0.5)).to(x.dtype)
@@ -106,11 +116,13 @@ class Morlet(MotherWavelet):
     As in the paper. `TrueMorlet` is the wavelet that usually bears the name.
     """
 
+    differentiable = True
+
     @property
     def name(self) -> str:
         return "morlet"
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         return torch.exp(-(x / scale).square()) * torch.cos(x)
 
     def support(self, scale: float, tolerance: float) -> tuple[float, float]:
@@ -127,6 +139,8 @@ class TrueMorlet(MotherWavelet):
         omega0: the angular frequency ω₀, in radians per unit of u; 5 is customary.
     """
 
+    differentiable = True
+
     def __init__(self, omega0: float = 5.0) -> None:
         if not omega0 > 0.0:
             raise ValueError(f"omega0 must be positive, got {omega0}")
@@ -136,7 +150,7 @@ class TrueMorlet(MotherWavelet):
     def name(self) -> str:
         return "true_morlet"
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         u = x / scale
         return torch.exp(-0.5 * u.square()) * torch.cos(self.omega0 * u)
 
@@ -165,8 +179,8 @@ class Sampled(MotherWavelet):
     def name(self) -> str:
         return self._family
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
-        samples = _pywavelets_samples(self._family, self._level(scale)).to(x.device)
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
+        samples = _pywavelets_samples(self._family, self._level(float(scale))).to(x.device)
         index = x.round().to(torch.int64)
         inside = (index >= 0) & (index < samples.numel())
         values = samples[index.clamp(0, samples.numel() - 1)]

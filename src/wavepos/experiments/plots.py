@@ -1,5 +1,6 @@
 """Plots of a report, as matplotlib figures."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -198,8 +199,9 @@ def _of_all_texts(panel: Panel, number: int, baseline: str) -> Figures:
 
 
 def _first_wavelet(position: Any) -> Any:
-    """The config of the first layers that have wavelets; None where none have."""
-    return next((own for own in distinct_configs(parse_layers(position)) if own.method == WaveletConfig.method), None)
+    """The config of the first layers that have wavelets, as they start; None where none have."""
+    found = next((own for own in distinct_configs(parse_layers(position)) if isinstance(own, WaveletConfig)), None)
+    return None if found is None else dataclasses.replace(found, learn=(), learn_per_head=False)
 
 
 def _groups(names: Sequence[str], baseline: str) -> list[list[str]]:

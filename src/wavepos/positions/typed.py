@@ -233,7 +233,10 @@ def _takes(annotation: Any) -> str:
         choices = get_args(annotation)
         return ("one of " if len(choices) > 1 else "") + ", ".join(map(repr, choices))
     if get_origin(annotation) is tuple and len(get_args(annotation)) == 2 and get_args(annotation)[1] is Ellipsis:
-        return f"a sequence of {_takes(get_args(annotation)[0]).removeprefix('a ')}s"
+        item = get_args(annotation)[0]
+        if get_origin(item) is Literal:
+            return f"a sequence of {_takes(item).removeprefix('one of ')}"
+        return f"a sequence of {_takes(item).removeprefix('a ')}s"
     if _is_config(annotation):
         return f"a {annotation.label()}"
     words_of: dict[object, str] = {

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from wavepos.positions.alibi import alibi_slopes
 from wavepos.positions.config import LONGEST, PositionConfig, require_between
+from wavepos.positions.learned_grid import LARGEST_CHANGE, Learned, LearnedGrid, shift_span
 from wavepos.positions.tables import LowRank, TableCache
-from wavepos.positions.terms import Position, ScoreTerms, require_fit, require_positive_int
+from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_fit, require_positive_int
 from wavepos.wavelets import MotherWavelet, Sampled, mother_wavelet
 
 Direction = Literal["past", "future"]
@@ -44,6 +45,8 @@ class WaveletConfig(PositionConfig):
     stretch: float = 1.0
 
     trained_length: int | None = None
+    learn: tuple[Learned, ...] = ()
+    learn_per_head: bool = False
 
     def check(self) -> None:
         if (self.scales == "fit") != (self.trained_length is not None):
@@ -61,6 +64,13 @@ class WaveletConfig(PositionConfig):
             require_between("scales", scale, SMALLEST_SCALE, LARGEST_SCALE)
         for shift in self.shifts or ():
             require_between("shifts", shift, -LONGEST, LONGEST)
+        if len(set(self.learn)) < len(self.learn):
+            raise ValueError(f"learn must name each of scales and shifts at most once, got {self.learn}")
+        object.__setattr__(self, "learn", tuple(sorted(self.learn)))  # their order says nothing
+        if self.learn_per_head and not self.learn:
+            raise ValueError("learn_per_head goes with learn, got learn=()")
+        if self.amplitude == "unit_peak" and "scales" in self.learn:
+            raise ValueError("amplitude='unit_peak' divides by the peak of a fixed wavelet, got learn with 'scales'")
 
     @property
     def given_scales(self) -> tuple[float, ...] | None:
@@ -95,19 +105,23 @@ class Wavelet(Position):
             wavelet divided by its largest value at a whole token).
         query_bias: None (the paper): r = q. "zeros" or "recency": r = q + v_h with a learned v_h, started at zero or so
             that softmax_scale · v_h·p(δ) ≈ max(0, 6 − slope_h·δ) with ALiBi's slopes and softmax_scale = 1/√D.
-        num_heads: query heads H; needed with query_bias only.
+        num_heads: query heads H; needed with query_bias or learn_per_head only.
         stretch: factor on the scales (position interpolation carried over to a, section 7.2): wavelets of a trained
             model made wider for longer sequences. Shifts and amplitudes stay.
         trained_length: L_train in tokens, with scales="fit". The paper's grid belongs to L_train = 512, where the
             widest scale is L_train / 4; this keeps that ratio. A scale well below one token is a spike on one token.
+        learn: any of "scales" and "shifts": each wavelet's own a or b is trained, from the grid on; a within a factor
+            of 2 of its start, b within the grid's width of it (`LearnedGrid`), so that `reach` holds for all they may
+            become. For wavelets with derivatives; (): none, as in the paper.
+        learn_per_head: whether each head has scales and shifts of its own.
 
     Raises:
         ValueError: a grid that does not give head_dim dimensions, or any argument out of its range.
 
-    Deviates from the paper: `query_bias`, "unit_peak", `stretch` and "fit" are ours. That training diverged with
-    "inverse_sqrt" its authors say in the open review (OpenReview forum OhauMUNW8T), not in the paper. Eq. 14 is "past",
-    footnote 8 and Tip 2 are "future". The defaults are the paper's but for one-sided wavelets: with `direction="past"`
-    Haar is the mirror image of Eq. 15, which "future" gives as printed.
+    Deviates from the paper: `query_bias`, "unit_peak", `stretch`, "fit" and `learn` are ours. That training diverged
+    with "inverse_sqrt" its authors say in the open review (OpenReview forum OhauMUNW8T), not in the paper. Eq. 14 is
+    "past", footnote 8 and Tip 2 are "future". The defaults are the paper's but for one-sided wavelets: with
+    `direction="past"` Haar is the mirror image of Eq. 15, which "future" gives as printed.
     """
 
     def __init__(  # noqa: PLR0913 - the public constructor: one argument per property of the grid
@@ -122,6 +136,8 @@ class Wavelet(Position):
         num_heads: int | None = None,
         stretch: float = 1.0,
         trained_length: int | None = None,
+        learn: Sequence[Learned] = (),
+        learn_per_head: bool = False,
     ) -> None:
         super().__init__()
         require_positive_int("head_dim", head_dim)
@@ -135,50 +151,79 @@ class Wavelet(Position):
             query_bias=query_bias,
             stretch=stretch,
             trained_length=trained_length,
+            learn=learn,  # type: ignore[arg-type] # likewise
+            learn_per_head=learn_per_head,
         )
+        if learn and not self.mother.differentiable:
+            why = "its scales are levels" if isinstance(self.mother, Sampled) else "it has no derivative"
+            raise ValueError(
+                f"learn goes with wavelets that have derivatives (differentiable), got {self.mother.name!r}: {why}"
+            )
         self.head_dim = head_dim
         self.scales, self.shifts = self._grid()
         self._limit = self.reach(BAND_TOLERANCE)
         self._cache = TableCache(self.table, limit=self._limit)
-        self.per_head = query_bias is not None
+        self.per_head = query_bias is not None or learn_per_head
         self.query_bias_HD: nn.Parameter | None = None
-        if query_bias is not None:
+        if self.per_head:
             if num_heads is None:
-                raise ValueError("num_heads must be given with query_bias, got None")
+                raise ValueError(
+                    f"num_heads must be given with {'query_bias' if query_bias else 'learn_per_head'}, got None"
+                )
             require_positive_int("num_heads", num_heads)
-            self.query_bias_HD = nn.Parameter(torch.empty(num_heads, head_dim))
+            self.query_bias_HD = None if query_bias is None else nn.Parameter(torch.empty(num_heads, head_dim))
+        self.grid = self._learned_grid(num_heads if learn_per_head else None)
         self.reset_parameters()
 
     def table(self, length: int) -> Tensor:
-        """p(δ) for δ = 0 … length − 1 (Eq. 14), float32 [length, head_dim] on the CPU."""
+        """p(δ) for δ = 0 … length − 1 (Eq. 14), float32 [length, head_dim] on the CPU.
+
+        Where scales or shifts are learned, with what they are now; [H, length, head_dim] if heads differ.
+        """
         require_positive_int("length", length)
+        if self.grid is not None:
+            return self._learned_table(length).detach().to("cpu", torch.float32)
+        return self._start_table(length)
+
+    def _start_table(self, length: int) -> Tensor:
         displacement = torch.arange(length, dtype=torch.float64, device="cpu")
         columns = [self._column(displacement, scale, shift) for scale in self.scales for shift in self.shifts]
         return torch.stack(columns, dim=-1).to(torch.float32)
 
     def reach(self, tolerance: float = BAND_TOLERANCE) -> int:
-        """W: from displacement W on every |p_i| ≤ tolerance (of the peak, with amplitude "unit_peak"), in tokens."""
+        """W: from displacement W on every |p_i| ≤ tolerance (of the peak, with amplitude "unit_peak"), in tokens.
+
+        Where scales or shifts are learned, for whatever they may become.
+        """
         if not 0.0 < tolerance < 1.0:
             raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
-        edges = [self._last_displacement(scale, shift, tolerance) for scale in self.scales for shift in self.shifts]
+        change = LARGEST_CHANGE if "scales" in self.config.learn else 1.0
+        scales = [factor * scale for scale in self.scales for factor in {1.0 / change, change}]
+        span = shift_span(self.shifts) if "shifts" in self.config.learn else 0.0
+        shifts = [shift + move for shift in self.shifts for move in {-span, span}]
+        edges = [self._last_displacement(scale, shift, tolerance) for scale in scales for shift in shifts]
         return max(0, *edges) + 1
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         bias = self.query_bias_HD
         require_fit(self, q_BHTD, head_dim=self.head_dim, num_heads=None if bias is None else bias.shape[0])
         length = min(self._limit, q_offset + q_BHTD.shape[2])
-        table = self._cache.get(length, q_BHTD.device)
+        table = self._cache.get(length, q_BHTD.device) if self.grid is None else self._learned_table(length)
         r_BHTE = q_BHTD
         if bias is not None:
             r_BHTE = q_BHTD + bias[:, None].to(q_BHTD.dtype)
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero")
 
     def factors(self, terms: ScoreTerms) -> LowRank | None:
+        if self.grid is not None:
+            return None
         assert terms.table is not None
         assert terms.r_BHTE is not None
         return self._cache.low_rank(terms.table.shape[0], terms.r_BHTE.device, terms.r_BHTE.dtype)
 
     def reset_parameters(self) -> None:
+        if self.grid is not None:
+            self.grid.reset_parameters()
         if self.query_bias_HD is None:
             return
         nn.init.zeros_(self.query_bias_HD)
@@ -188,7 +233,7 @@ class Wavelet(Position):
 
     def _recency_start(self, num_heads: int) -> Tensor:
         """v with v_h·p(δ)/√D ≈ max(0, 6 − slope_h·δ) by ridge least squares over the band, float32 [H, D]."""
-        table = self.table(min(self._limit, 65536)).to(torch.float64)
+        table = self._start_table(min(self._limit, 65536)).to(torch.float64)
         displacement = torch.arange(table.shape[0], dtype=torch.float64, device="cpu")
         slopes_H = torch.tensor(alibi_slopes(num_heads), dtype=torch.float64, device="cpu")
         target_RH = (RECENCY_HEIGHT - displacement[:, None] * slopes_H).clamp_min(0.0)
@@ -228,6 +273,27 @@ class Wavelet(Position):
                 f"got {len(scales)} × {len(shifts)} = {len(scales) * len(shifts)}"
             )
         return scales, shifts
+
+    def _learned_grid(self, num_heads: int | None) -> LearnedGrid | None:
+        if not self.config.learn:
+            return None
+        scales = [scale for scale in self.scales for _ in self.shifts]
+        return LearnedGrid(scales, self.shifts * len(self.scales), self.config.learn, num_heads)
+
+    def _learned_table(self, length: int) -> Tensor:
+        """p(δ) for δ = 0 … length − 1, [R,D] or [H,R,D], with gradients; float32, or float64 for such parameters."""
+        assert self.grid is not None
+        scales, shifts = (x if x.dim() == 1 else x[:, None] for x in self.grid())
+        displacement = torch.arange(length, dtype=scales.dtype, device=scales.device)[:, None]
+        x = displacement - shifts if self.config.direction == "past" else -displacement - shifts
+        table = self.mother.evaluate(-x if self._is_mirrored(self.scales[0]) else x, scales)
+        match self.config.amplitude:
+            case "inverse_sqrt":
+                table = table * (scales / self.config.stretch).rsqrt()
+            case "unit_peak":  # of scales that are not learned
+                peaks = [self._amplitude(scale) for scale in self.scales for _ in self.shifts]
+                table = table * torch.tensor(peaks, dtype=table.dtype, device=table.device)
+        return table.to(at_least_float32(next(self.grid.parameters())).dtype)
 
     def _is_mirrored(self, scale: float) -> bool:
         """Whether a one-sided wavelet would cover only displacements ahead of the query, were it not mirrored."""

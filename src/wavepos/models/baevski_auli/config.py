@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, final, get_args
 
-from wavepos.models.base import PositionedConfig
+from wavepos.models.positioned_config import PositionedConfig
 from wavepos.names import BaevskiAuliSize
 from wavepos.positions import LayersLike, layers_json, parse_layers
 

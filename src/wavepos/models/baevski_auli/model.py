@@ -15,6 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from wavepos.models.baevski_auli.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from wavepos.models.baevski_auli.config import BaevskiAuliConfig
 from wavepos.models.base import (
+    LEARNING,
     AttentionInputs,
     PositionedGenerationMixin,
     PositionedPreTrainedModel,
@@ -22,7 +23,7 @@ from wavepos.models.base import (
     relative_projection,
     reset_missing,
 )
-from wavepos.positions import Position, Temperature, parse_layers
+from wavepos.positions import Position, parse_layers
 from wavepos.positions.t5_bias import T5BiasConfig
 
 logger = logging.getLogger(__name__)
@@ -263,7 +264,7 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
             case nn.LayerNorm():
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
-            case Position() | Temperature():
+            case _ if isinstance(module, LEARNING):
                 reset_missing(module)
 
 

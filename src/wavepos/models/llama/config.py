@@ -5,7 +5,7 @@ from typing import Any, ClassVar, final, get_args
 
 from transformers import LlamaConfig
 
-from wavepos.models.base import PositionedConfig
+from wavepos.models.positioned_config import PositionedConfig
 from wavepos.names import LlamaSize
 from wavepos.positions import LayersLike, PositionConfig, parse_layers, position_dict
 from wavepos.positions.layers import with_each

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRMSNorm
 
 from wavepos.models.base import (
+    LEARNING,
     PositionedGenerationMixin,
     PositionedPreTrainedModel,
     RelativeProjection,
@@ -22,7 +23,7 @@ from wavepos.models.llama.config import WaveposLlamaConfig
 from wavepos.models.llama.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
 from wavepos.models.llama.layers import WaveposLlamaDecoderLayer
 from wavepos.models.llama.remote_code import AUTO_MAP, write_remote_code
-from wavepos.positions import Position, Temperature
+from wavepos.positions import Position
 
 IGNORED_LABEL = -100
 _LOSS_CHUNK = 1024
@@ -47,11 +48,11 @@ class WaveposLlamaPreTrainedModel(PositionedPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if not isinstance(module, Position | Temperature | RelativeProjection):
+        if not isinstance(module, (*LEARNING, RelativeProjection)):
             super()._init_weights(module)
             return
         with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
-            if isinstance(module, Position | Temperature):
+            if isinstance(module, LEARNING):
                 reset_missing(module)
             else:
                 super()._init_weights(module)
