@@ -21,7 +21,11 @@ from wavepos.positions import Position
 
 RNOPE_SWA = {"local": {"method": "rotary", "window": 8}, "global": "nope", "every": 4}
 SWAN = {"local": {"method": "rotary", "window": 8}, "global": {"method": "nope", "temperature": "log"}, "every": 2}
-IROPE = {"local": {"method": "rotary", "window": 16}, "global": {"method": "nope", "temperature": "llama4"}, "every": 4}
+IROPE = {
+    "local": {"method": "rotary", "window": 16, "partial_rotary_factor": 0.5},
+    "global": {"method": "nope", "temperature": "llama4"},
+    "every": 4,
+}
 OURS = {"local": {"method": "wavelet", "window": 12}, "global": {"method": "nope", "temperature": "log"}, "every": 4}
 MIXED = [
     {"method": "wavelet", "window": 5, "query_bias": "recency"},

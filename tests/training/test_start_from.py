@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from wavepos import cli
 from wavepos.models import from_llama
+from wavepos.positions import parse_position, position_dict
 from wavepos.training.build import build_model
 from wavepos.training.recipes import recipe
 
@@ -90,9 +91,8 @@ def test_a_llama_becomes_local_and_global_layers_is_evaluated_and_continued(
 
 def test_rotary_keeps_the_llamas_own_rotation(llama: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = recipe("tiny", model="llama", corpus="stdlib", position="rotary", start_from=str(llama))
-    assert config.position == {
-        "method": "rotary", "theta": 5e5, "scaling": {"rope_type": "linear", "factor": 2.0},
-    }  # fmt: skip
+    expected = {"method": "rotary", "theta": 5e5, "scaling": {"rope_type": "linear", "factor": 2.0}}
+    assert config.position == position_dict(parse_position(expected))
     with caplog.at_level(logging.WARNING, logger="wavepos"):
         model = build_model(config, 300)
     assert "nothing else changed" in caplog.text

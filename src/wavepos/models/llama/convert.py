@@ -84,7 +84,7 @@ def converted_config(config: PreTrainedConfig, position: LayersLike) -> WaveposL
     """The config of our family with a Llama's sizes.
 
     Raises:
-        ValueError: not a Llama's config, or a rotation of a part of the head.
+        ValueError: not a Llama's config, or one that asks for the rotation of a part of the head.
     """
     if config.model_type != "llama":
         raise ValueError(f"source must be a model of type 'llama', got {config.model_type!r}")
@@ -102,22 +102,34 @@ def _rotation(config: PreTrainedConfig) -> RotaryConfig:
     parameters = dict(config.rope_parameters)
     rope_type, theta = parameters.pop("rope_type", "default"), parameters.pop("rope_theta")
     parameters.pop("type", None)
-    if parameters.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError("source rotates a part of each head (partial_rotary_factor), which is not served")
+    part = parameters.pop("partial_rotary_factor", 1.0)
     fields: dict[str, Any] = {"method": "rotary", "theta": float(theta)}
+    if rope_type == "proportional":
+        fields |= {"partial_rotary_factor": part, "partial_rotary_style": "high_frequencies"}
+        rope_type = "linear" if parameters.get("factor", 1.0) != 1.0 else "default"
+    elif part != 1.0:
+        raise ValueError(
+            f"source says that it rotates a part of each head (partial_rotary_factor={part}), and transformers' Llama "
+            "rotates all of it: which is meant cannot be known"
+        )
     if rope_type != "default":
-        if rope_type == "dynamic":
-            parameters.setdefault("max_position_embeddings", config.max_position_embeddings)
-            parameters.pop("original_max_position_embeddings", None)
-        elif rope_type in ("yarn", "longrope"):
-            parameters.setdefault("original_max_position_embeddings", config.max_position_embeddings)
-            if rope_type == "longrope":
-                trained = parameters["original_max_position_embeddings"]
-                parameters.setdefault("factor", config.max_position_embeddings / trained)
-        fields["scaling"] = {"rope_type": rope_type, **parameters}
+        fields["scaling"] = {"rope_type": rope_type, **_completed(rope_type, parameters, config)}
     parsed = parse_position(fields)
     assert isinstance(parsed, RotaryConfig)
     return parsed
+
+
+def _completed(rope_type: str, parameters: dict[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
+    """A scaling's parameters with those that transformers takes from the config around them."""
+    if rope_type == "dynamic":
+        parameters.setdefault("max_position_embeddings", config.max_position_embeddings)
+        parameters.pop("original_max_position_embeddings", None)
+    elif rope_type in ("yarn", "longrope"):
+        parameters.setdefault("original_max_position_embeddings", config.max_position_embeddings)
+        if rope_type == "longrope":
+            trained = parameters["original_max_position_embeddings"]
+            parameters.setdefault("factor", config.max_position_embeddings / trained)
+    return parameters
 
 
 def _changes(name: str, theirs: Any, config: WaveposLlamaConfig, model: Any, new: list[str]) -> str:
