@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from wavepos import wavelets
 from wavepos.experiments.report import markdown, read_result
 from wavepos.models import WaveposLlamaConfig
 from wavepos.positions import registry
@@ -78,8 +79,9 @@ def test_the_positions_of_layers_in_the_mathematics_are_configs() -> None:
 
 def test_the_python_of_the_guide_to_adding_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(wavelets, "_registered", dict(wavelets._registered))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {"__name__": "adding"}
     for block in blocks:
         exec(compile(block, "docs/adding.md", "exec"), names)

@@ -10,7 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from wavepos.positions import PositionConfig, parse_layers
 from wavepos.positions.config import TypedConfig
 from wavepos.positions.layers import LayerPattern, LayerPositions, distinct_configs, with_each
 from wavepos.positions.temperature import parse_temperature
+from wavepos.positions.wavelet import WaveletConfig
+from wavepos.wavelets import mother_wavelet
 
 if TYPE_CHECKING:
     from wavepos.data import PreparedData
@@ -135,7 +137,7 @@ def finished_run(run_dir: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no run there.
-        ValueError: the run is not finished.
+        ValueError: the run is not finished, or nobody has registered its position or wavelet.
     """
     path = run_dir / RECORD
     if not path.exists():
@@ -143,11 +145,26 @@ def finished_run(run_dir: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if record["status"] != "finished":
         raise ValueError(f"the run in {run_dir} is not finished: give its `wavepos train` command again")
+    try:
+        for own in distinct_configs(parse_layers(record["config"]["position"])):
+            if isinstance(own, WaveletConfig):
+                mother_wavelet(own.wavelet)
+    except ValueError as error:
+        imports = "".join(f" --import {name}" for name in record.get("imports", ()))
+        raise ValueError(f"{run_dir}{f' was trained with{imports}' if imports else ''}: {error}") from error
     return record
 
 
-def opened_record(config: "TrainConfig", out: Path, data: "PreparedData") -> dict[str, Any]:
+def opened_record(
+    config: "TrainConfig", out: Path, data: "PreparedData", imports: Sequence[str] = ()
+) -> dict[str, Any]:
     """run.json of a run directory, begun if there is none; what a record of an older version lacks is filled in.
+
+    Args:
+        config: the run.
+        out: its directory.
+        data: its data.
+        imports: modules, or files, that register what the config needs.
 
     Raises:
         ValueError: the directory holds a run with another config (or one of another version) or on other data.
@@ -159,6 +176,8 @@ def opened_record(config: "TrainConfig", out: Path, data: "PreparedData") -> dic
         _check_config(config, record, out, same_data=record.get("data") == data.fingerprint)
         _check_data(data, record.get("data"), config.corpus, out)
     completed = record | {"config": json.loads(json.dumps(dataclasses.asdict(config))), "data": data.fingerprint}
+    if imports:
+        completed["imports"] = list(imports)
     if completed != record:
         write_json(path, completed)
     return completed

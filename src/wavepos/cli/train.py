@@ -78,7 +78,7 @@ class Train(Command):
         with progress("Reading the corpus") as update:
             data = prepare(config.corpus, config.tokenizer, max_tokens=config.max_tokens, update=update)
         with progress(f"Training {self.size} with {position_name(config)}") as update:
-            record = train(config, out, data, update)
+            record = train(config, out, data, update, imports=self.imported)
         leave()
         if is_first_process():
             console.print(f"{record['parameters']:,} parameters, last loss {record['losses'][-1][1]:.3f}, in {out}")

@@ -153,7 +153,7 @@ def _train(task: Task, update: Update) -> None:
         speed, last = config.batch_tokens / max(1e-9, time.monotonic() - last), time.monotonic()
         update(step, steps, f"{note}, {speed / 1000:.1f}k tokens/s" if note else "")
 
-    train(config, task.folder, data, told)
+    train(config, task.folder, data, told, imports=task.imports)
 
 
 def _evaluate(folder: Path, config: TrainConfig, evaluations: Sequence[Evaluation], update: Update) -> None:

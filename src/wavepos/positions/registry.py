@@ -1,12 +1,12 @@
 """Which positional methods there are: the union of configs, users' own beside it, and the door for names and JSON."""
 
 import importlib
-import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from wavepos._entry_points import UNKNOWN, load_entry_points
 from wavepos.names import POSITIONS
 from wavepos.positions.config import PositionConfig, field_types, find_config, given_fields, names_of, parsed
 from wavepos.positions.terms import Position
@@ -19,9 +19,6 @@ def _built_in(place: str) -> type[PositionConfig]:
 
 
 BUILT_IN = tuple(_built_in(place) for place in POSITIONS.values())
-
-ENTRY_POINTS = "wavepos.positions"
-"""The entry-point group of installed packages that register methods when they are imported."""
 
 PositionLike = str | Mapping[str, Any] | PositionConfig
 """A method's name, its JSON object, that object as text, or its config."""
@@ -137,12 +134,19 @@ def _from_text(text: str) -> dict[str, Any]:
 
 
 def _load_if_unknown(method: object) -> None:
-    """Import what may register the method, if it is unknown."""
+    """Import what may register the method, if it is unknown.
+
+    Raises:
+        ValueError: it stays unknown.
+    """
     try:
         find_config(method, known_positions())
     except ValueError:
-        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-            entry.load()
+        load_entry_points()
+        try:
+            find_config(method, known_positions())
+        except ValueError as error:
+            raise ValueError(f"{error}; {UNKNOWN}" if isinstance(method, str) else str(error)) from None
 
 
 def _check_class(config: object) -> None:

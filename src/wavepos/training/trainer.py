@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,14 @@ MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safe
 """What `save_pretrained` writes, among the files of a checkpoint."""
 
 
-def train(config: TrainConfig, out: Path, data: PreparedData, update: Update | None = None) -> dict[str, Any]:
+def train(
+    config: TrainConfig,
+    out: Path,
+    data: PreparedData,
+    update: Update | None = None,
+    *,
+    imports: Sequence[str] = (),
+) -> dict[str, Any]:
     """Train, or go on where a former call was cut off, or return the record of a finished run.
 
     Args:
@@ -50,6 +58,7 @@ def train(config: TrainConfig, out: Path, data: PreparedData, update: Update | N
         out: the run directory.
         data: what `prepare(config.corpus, config.tokenizer)` gave.
         update: told in the first process of each update, with the last logged loss.
+        imports: modules, or files, that register what the config needs: recorded, and named where they are missing.
 
     Returns:
         The content of run.json.
@@ -60,7 +69,7 @@ def train(config: TrainConfig, out: Path, data: PreparedData, update: Update | N
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the state of the last finished update has been saved.
     """
     arguments = _arguments(config, out)  # joins the processes
-    record = in_first(lambda: opened_record(config, out, data))
+    record = in_first(lambda: opened_record(config, out, data, imports))
     if record["status"] == "finished":
         return record
     checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
