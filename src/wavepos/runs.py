@@ -145,14 +145,20 @@ def finished_run(run_dir: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if record["status"] != "finished":
         raise ValueError(f"the run in {run_dir} is not finished: give its `wavepos train` command again")
+    _check_registered(run_dir, record)
+    return record
+
+
+def _check_registered(run_dir: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a run whose position or wavelet nobody has registered here, with what it was trained with."""
+    position = record.get("config", {}).get("position")
     try:
-        for own in distinct_configs(parse_layers(record["config"]["position"])):
+        for own in () if position is None else distinct_configs(parse_layers(position)):
             if isinstance(own, WaveletConfig):
                 mother_wavelet(own.wavelet)
     except ValueError as error:
         imports = "".join(f" --import {name}" for name in record.get("imports", ()))
         raise ValueError(f"{run_dir}{f' was trained with{imports}' if imports else ''}: {error}") from error
-    return record
 
 
 def opened_record(
