@@ -197,10 +197,7 @@ class Wavelet(Position):
         """
         if not 0.0 < tolerance < 1.0:
             raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
-        change = LARGEST_CHANGE if "scales" in self.config.learn else 1.0
-        scales = [factor * scale for scale in self.scales for factor in {1.0 / change, change}]
-        span = shift_span(self.shifts) if "shifts" in self.config.learn else 0.0
-        shifts = [shift + move for shift in self.shifts for move in {-span, span}]
+        scales, shifts = self._extremes()
         edges = [self._last_displacement(scale, shift, tolerance) for scale in scales for shift in shifts]
         return max(0, *edges) + 1
 
@@ -274,17 +271,24 @@ class Wavelet(Position):
             )
         return scales, shifts
 
+    def _extremes(self) -> tuple[list[float], list[float]]:
+        """Scales and shifts at the ends of what they may become; the grid's own where nothing is learned."""
+        change = LARGEST_CHANGE if "scales" in self.config.learn else 1.0
+        span = shift_span(self.shifts) if "shifts" in self.config.learn else 0.0
+        scales = [factor * scale for scale in self.scales for factor in {1.0 / change, change}]
+        return scales, [shift + move for shift in self.shifts for move in {-span, span}]
+
     def _learned_grid(self, num_heads: int | None) -> LearnedGrid | None:
         if not self.config.learn:
             return None
         scales = [scale for scale in self.scales for _ in self.shifts]
         return LearnedGrid(scales, self.shifts * len(self.scales), self.config.learn, num_heads)
 
-    def _learned_table(self, length: int) -> Tensor:
-        """p(δ) for δ = 0 … length − 1, [R,D] or [H,R,D], with gradients; float32, or float64 for such parameters."""
+    def _learned_table(self, length: int, first: int = 0) -> Tensor:
+        """p(δ) for δ = first … first + length − 1, [R,D] or [H,R,D], with gradients; float32 or float64."""
         assert self.grid is not None
         scales, shifts = (x if x.dim() == 1 else x[:, None] for x in self.grid())
-        displacement = torch.arange(length, dtype=scales.dtype, device=scales.device)[:, None]
+        displacement = torch.arange(first, first + length, dtype=scales.dtype, device=scales.device)[:, None]
         x = displacement - shifts if self.config.direction == "past" else -displacement - shifts
         table = self.mother.evaluate(-x if self._is_mirrored(self.scales[0]) else x, scales)
         match self.config.amplitude:
