@@ -4,13 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench gpu gpu-study clean
 
 demo: $(SETUP)
 	$(BIN)/wavepos demo
 
 bench: $(SETUP)
 	$(BIN)/python -m benchmarks
+
+# The first look at a GPU, at most 8 minutes: make gpu OUT=DIR. Then the smallest useful study on it, some 40 minutes.
+OUT ?= results
+gpu: $(SETUP)
+	$(BIN)/python -m benchmarks gpu --out $(OUT)
+
+gpu-study: $(SETUP)
+	$(BIN)/wavepos study table1 --size gpu --seeds 1 --methods RoPE ALiBi Wavelet "Wavelet, recency start" --out $(OUT)
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -q -n auto

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`, from a checkout: attention | decode | train-step | generate | all."""
+"""`python -m benchmarks`, from a checkout: attention | decode | train-step | generate | yardstick | gpu | all."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -12,9 +12,11 @@ from tyro.conf import OmitArgPrefixes
 
 from benchmarks.attention import AttentionConfig, attention_config
 from benchmarks.decode import DecodeConfig, decode_config
+from benchmarks.first_look import first_look
 from benchmarks.generate import GenerateConfig, generate_config
 from benchmarks.run import BENCHMARKS, default_device, run_all, run_benchmark
 from benchmarks.train_step import TrainStepConfig, train_step_config
+from benchmarks.yardstick import YardstickConfig, yardstick_config
 from wavepos.cli.command import quiet, read_command, told
 
 ALL = "all"
@@ -89,6 +91,31 @@ class Generate(Output):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Yardstick(Output):
+    """How far every backend is from the reference in float64 on a device; nothing is timed."""
+
+    config: OmitArgPrefixes[YardstickConfig]
+
+    def run(self) -> None:
+        self.measured("yardstick", self.config)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu(Output):
+    """The first look at a GPU: the yardstick, then attention beside RoPE, cuDNN, FlexAttention and our bare kernel."""
+
+    device: str
+    """cuda; cpu tries the same at small sizes."""
+    minutes: float = 8.0
+    """What is not begun by then is left out; --resume goes on with it."""
+
+    def run(self) -> None:
+        first_look(self.device, self.minutes, self.out, self.resume)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class All(Output):
     """All of them, each with its own settings."""
 
@@ -110,6 +137,8 @@ COMMANDS: Mapping[str, type[Output]] = {
     "decode": Decode,
     "train-step": TrainStep,
     "generate": Generate,
+    "yardstick": Yardstick,
+    "gpu": Gpu,
     ALL: All,
 }
 
@@ -128,6 +157,8 @@ def parsed(arguments: Sequence[str]) -> Output:
         "decode": Decode(config=decode_config(device)),
         "train-step": TrainStep(config=train_step_config(device)),
         "generate": Generate(config=generate_config(device)),
+        "yardstick": Yardstick(config=yardstick_config(device)),
+        "gpu": Gpu(device=device),
         ALL: All(device=device),
     }
     return read_command(arguments, COMMANDS, defaults, prog="python -m benchmarks", description=DESCRIPTION)

@@ -11,6 +11,8 @@ from rich.table import Table
 from benchmarks.record import Cell
 from wavepos.experiments.style import panels, save, style_of
 
+VERDICTS = ("within", "beyond", "failed", "refused")
+
 
 def write_figures(result: dict[str, Any], path: Path) -> list[Path]:
     """The ratio and the memory against the length as SVG and PNG beside the JSON; the paths written."""
@@ -24,6 +26,18 @@ def write_figures(result: dict[str, Any], path: Path) -> list[Path]:
     for name, figure in figures.items():
         written += save(figure, path.parent, f"{path.stem}_{name}")
     return written
+
+
+def verdict_table(result: dict[str, Any]) -> Table:
+    """Of the yardstick: how many calls of each method and backend are within the bound, refused, or wrong."""
+    table = Table("position", "backend", "within", "beyond", "failed", "refused", "largest error / bound")
+    places = dict.fromkeys((cell["position"], cell["backend"]) for cell in result["cells"])
+    for position, backend in places:
+        cells = [cell for cell in result["cells"] if (cell["position"], cell["backend"]) == (position, backend)]
+        counts = [sum(cell["verdict"] == verdict for cell in cells) for verdict in VERDICTS]
+        shares = [each["error"] / each["bound"] for cell in cells for each in cell.get("errors", []) if each["bound"]]
+        table.add_row(position, backend, *map(str, counts), f"{max(shares):.2f}" if shares else "–")
+    return table
 
 
 def summary_table(result: dict[str, Any]) -> Table:

@@ -34,7 +34,9 @@ def check_peer(peer: Peer, case: Case) -> list[dict[str, Any]]:
     kind: Pass = "forward" if peer.refusal(case, "forward+backward") else "forward+backward"
     built = peer.build(case)
     q, k, v, grad = case.inputs()
-    given = {} if built.relative_states is None else {"relative_states": built.relative_states.detach()}
+    given = dict(built.arguments)
+    if built.relative_states is not None:
+        given["relative_states"] = built.relative_states.detach()
 
     def run(*, q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
         return built.run(q, k, v)

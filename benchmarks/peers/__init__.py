@@ -1,6 +1,17 @@
 """The peers, each in its own file; here they are listed."""
 
-from benchmarks.peers import alibi_mask, flex, gather, inkling, nope, paper_tip1, paper_tip2, rope, x_transformers_bias
+from benchmarks.peers import (
+    alibi_mask,
+    flex,
+    gather,
+    inkling,
+    masked,
+    nope,
+    paper_tip1,
+    paper_tip2,
+    rope,
+    x_transformers_bias,
+)
 from benchmarks.peers.ours import TITLES, ours
 from benchmarks.peers.peer import PASSES, Attend, Built, Case, Pass, Peer, is_called
 
@@ -17,6 +28,7 @@ PEERS: tuple[Peer, ...] = (
     x_transformers_bias.PEER,
     alibi_mask.PEER,
     rope.CUDNN,
+    *masked.PEERS,
 )
 
 

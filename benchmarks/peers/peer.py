@@ -5,9 +5,9 @@ Tensors are [B,H,L,D]: batch, heads, length, head dim; queries and keys are as m
 
 import importlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -75,6 +75,7 @@ class Built:
         learned: tensors beside q, k and v whose gradients a training step needs.
         state: tensors kept from call to call (tables, masks); their bytes count as memory.
         relative_states: what the position multiplies with its table where that is not q.
+        arguments: further ones of `attention` with which it does: a window, documents, both directions.
     """
 
     run: Attend
@@ -82,6 +83,7 @@ class Built:
     learned: tuple[Tensor, ...] = ()
     state: tuple[Tensor, ...] = ()
     relative_states: Tensor | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _nothing(_: Case, __: Pass) -> int:

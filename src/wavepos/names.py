@@ -22,6 +22,7 @@ CORPORA: Mapping[str, str] = {
     "wikitext103[:DIR]": (
         "WikiText-103 through `datasets`, or of DIR/wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens"
     ),
+    "wikitext103-plain[:DIR]": "the same, each article as plain text: for models that were trained on plain text",
     "text:PATH": "a UTF-8 file, its last 5% of lines for validation, or a folder of *.txt files, split by file",
     "jsonl:PATH[#FIELD]": "JSON lines with a text in FIELD (text), plain, .gz, .xz or .zst, split by document",
     "hf:[ORG/]NAME[/CONFIG][#COLUMN]": (

@@ -222,7 +222,8 @@ def _dense(*, q: Tensor, k: Tensor, v: Tensor, position: Position, **kwargs: Any
     offset = kwargs.get("query_offset")
     offset = k.shape[2] - q.shape[2] if offset is None else offset
     states = {"relative_states_BHTE": kwargs["relative_states"]} if isinstance(position, ReadsRelativeStates) else {}
-    terms = position.terms(q, k, q_offset=offset, **states).tempered(position.temperature, offset)
+    asked = position.terms if kwargs.get("causal", True) else position.terms_both_ways
+    terms = asked(q, k, q_offset=offset, **states).tempered(position.temperature, offset)
     repeats = q.shape[1] // k.shape[1]
     keys, values = terms.k_BGSD.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     scale = kwargs.get("softmax_scale") or 1.0 / math.sqrt(q.shape[-1])
@@ -260,9 +261,10 @@ def _allowed(at_T: Tensor, at_S: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def _skew(values: Tensor, displacement: Tensor, terms: ScoreTerms) -> Tensor:
-    last = values.shape[-1] - 1
-    at = torch.take_along_dim(values, displacement.clamp(0, last).expand(*values.shape[:-1], -1), -1)
-    return torch.where(displacement > last, 0.0, at) if terms.tail == "zero" else at
+    first, last = terms.first_displacement, terms.first_displacement + values.shape[-1] - 1
+    index = displacement.clamp(first, last) - first
+    at = torch.take_along_dim(values, index.expand(*values.shape[:-1], -1), -1)
+    return torch.where((displacement < first) | (displacement > last), 0.0, at) if terms.tail == "zero" else at
 
 
 def _roundings_of_one(name: str, inputs: Mapping[str, Tensor]) -> float:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import __main__ as command
-from benchmarks import attention, decode, generate, run
+from benchmarks import attention, decode, first_look, generate, run
 from benchmarks.attention import AttentionConfig
 from benchmarks.decode import DecodeConfig, bench_decode
 from benchmarks.figures import summary_table, write_figures
@@ -19,7 +20,11 @@ from benchmarks.parity import ParityError
 from benchmarks.peers import find_peer, nope
 from benchmarks.record import Record
 from benchmarks.train_step import TrainStepConfig, bench_train_step
+from benchmarks.yardstick import YardstickConfig, try_backends
 from wavepos import NoPE
+from wavepos.ops import choice
+from wavepos.ops.call import Call
+from wavepos.ops.reference import REFERENCE
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 SMALL = ["--lengths", "32", "64", "--repeats", "3", "--seconds", "0", "--device", "cpu"]
@@ -290,3 +295,51 @@ def _judge_cells(cells: list[dict[str, Any]]) -> None:
             assert 0.0 < cell[name]["lower"] <= cell[name]["median"] <= cell[name]["upper"]
         assert len(cell["samples"]) == len(cell["baseline_samples"]) == 3
         assert "peak_bytes" not in cell or cell["peak_bytes"] >= 4 * cell["seq_len"]
+
+
+def test_the_first_look_judges_every_backend_and_then_measures(
+    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = YardstickConfig(device="cpu", dtypes=("fp32",), head_dims=(16,), positions=("RoPE", "Wavelet"))
+    monkeypatch.setattr(first_look, "yardstick_config", lambda device: small)
+    monkeypatch.setattr(first_look, "LENGTHS", (64,))
+    monkeypatch.setattr(first_look, "PEERS", ("rope", "wavelet"))
+    status, output = bench("gpu", "--device", "cpu", "--out", str(tmp_path / "gpu"))
+    assert status == 0, output
+    found = json.loads((tmp_path / "gpu" / "yardstick_cpu.json").read_text())
+    verdicts = {(cell["position"], cell["backend"]): set() for cell in found["cells"]}
+    for cell in found["cells"]:
+        verdicts[cell["position"], cell["backend"]].add(cell["verdict"])
+    assert verdicts["Wavelet", "banded"] == verdicts["RoPE", "auto"] == {"within"}
+    assert verdicts["Wavelet", "triton"] == {"refused"}
+    assert {"commit", "packages"} <= set(found["environment"])
+    assert json.loads((tmp_path / "gpu" / "attention_cpu.json").read_text())["cells"]
+    before = (tmp_path / "gpu" / "yardstick_cpu.json").read_text()
+    assert bench("gpu", "--device", "cpu", "--out", str(tmp_path / "gpu"), "--resume")[0] == 0
+    assert json.loads((tmp_path / "gpu" / "yardstick_cpu.json").read_text())["cells"] == json.loads(before)["cells"]
+
+
+def test_the_first_look_ends_in_time_and_says_what_it_left_out(bench: Callable[..., Any], tmp_path: Path) -> None:
+    status, output = bench("gpu", "--device", "cpu", "--minutes", "1e-9", "--out", str(tmp_path))
+    assert status == 0
+    assert "yardstick: time is up, before NoPE fp32 D=64; --resume goes on with it" in output
+    assert bench("gpu", "--device", "cpu", "--minutes", "0") == (2, "Error: minutes must be positive, got 0.0\n")
+
+
+def test_the_yardstick_tells_a_wrong_backend_and_one_that_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def wrong(call: Call) -> torch.Tensor:
+        return REFERENCE.compute(call) * (1.01 if call.mask.num_queries > 200 else 1.0)
+
+    def failing(call: Call) -> torch.Tensor:
+        raise RuntimeError("no such instruction\nat line 3")
+
+    for name, compute in (("banded", wrong), ("triton", failing)):
+        monkeypatch.setitem(choice.IMPLEMENTATIONS, name, dataclasses.replace(REFERENCE, compute=compute))
+    config = YardstickConfig(device="cpu", dtypes=("fp32",), head_dims=(16,), positions=("ALiBi",))
+    cells = try_backends(config, tmp_path / "found.json", False, lambda *_: None)["cells"]
+    of_banded = {cell["call"]: cell["verdict"] for cell in cells if cell["backend"] == "banded"}
+    assert of_banded == {"near": "within", "near and far": "beyond", "cache": "within", "decode": "within"}
+    (reason,) = {cell["reason"] for cell in cells if cell["backend"] == "triton"}
+    assert reason == "RuntimeError: no such instruction"

@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import zstandard
 
 from wavepos.data import Corpus, open_corpus
+from wavepos.data.wikitext import plain
 
 WIKITEXT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "wikitext-103"
 TEXTS = [f"document {index}\nwith two lines\n" for index in range(200)]
@@ -73,6 +75,41 @@ def test_wikitext_validation_has_the_count_of_the_field() -> None:
         pytest.skip("WikiText-103's validation split is not here")
     corpus = open_corpus(f"wikitext103:{WIKITEXT}")
     assert sum(map(corpus.count_words, corpus.documents("valid"))) == 217_646
+
+
+def test_wikitext_as_plain_text_has_one_document_per_article(tmp_path: Path) -> None:
+    lines = [" ", " = A lobster = ", " ", " The <unk> , 4 @,@ 386 t ( 79 % ) . ", " = = Its life = = ", " An end "]
+    lines += [" = B = ", """ " C " 's"""]
+    (tmp_path / "wiki.valid.tokens").write_text("\n".join(lines), encoding="utf-8")
+    corpus = open_corpus(f"wikitext103-plain:{tmp_path}")
+    assert list(corpus.documents("valid")) == [
+        "A lobster\n\nThe <unk>, 4,386 t (79%).\nIts life.\nAn end",
+        'B\n\n"C"\'s',
+    ]
+    assert corpus.count_words("a b\nc") == 3
+    assert corpus.fingerprint() != open_corpus(f"wikitext103:{tmp_path}").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("tokenised", "written"),
+    [
+        ("it 's Linnaeus ' and they 're", "it's Linnaeus' and they're"),
+        ('he said , " yes " , and " no . "', 'he said, "yes", and "no."'),
+        ("a north @-@ west 0 @.@ 7 – 2 @.@ 2 kg ; 5 / 6", "a north-west 0.7–2.2 kg; 5/6"),
+        ("( Old [ £ 3 ] ) : $ 5 !", "(Old [£3]): $5!"),
+        ("", ""),
+    ],
+)
+def test_tokenised_marks_go_back_to_their_words(tokenised: str, written: str) -> None:
+    assert plain(tokenised) == written
+
+
+def test_plain_wikitext_validation_has_its_sixty_articles_and_no_marks_of_the_tokeniser() -> None:
+    if not (WIKITEXT / "wiki.valid.tokens").is_file():
+        pytest.skip("WikiText-103's validation split is not here")
+    documents = list(open_corpus(f"wikitext103-plain:{WIKITEXT}").documents("valid"))
+    assert len(documents) == 60
+    assert not [x for x in documents if re.search(r" @[-,.]@ | [.,;)] |^=|=$|\( ", x)]
 
 
 def test_wikitext_wants_its_training_file_only_when_asked(tmp_path: Path) -> None:
@@ -205,13 +242,17 @@ def test_too_little_text(tmp_path: Path, name: str, content: bytes, message: str
         both(open_corpus(f"{kind}:{tmp_path / name}"))
 
 
-@pytest.mark.parametrize("spec", ["", "std", "stdlib:3", "text:", "text", "jsonl:", "hf:", "wikitext103:", "csv:a.csv"])
+@pytest.mark.parametrize(
+    "spec",
+    ["", "std", "stdlib:3", "text:", "text", "jsonl:", "hf:", "wikitext103:", "wikitext103-plain:", "csv:a.csv"],
+)
 def test_an_unknown_corpus_lists_the_kinds(spec: str) -> None:
-    with pytest.raises(ValueError, match=rf"stdlib, wikitext103\[:DIR\], text:PATH, jsonl:PATH.*hf:.*; got '{spec}'"):
+    kinds = r"stdlib, wikitext103\[:DIR\], wikitext103-plain\[:DIR\], text:PATH, jsonl:PATH.*hf:.*"
+    with pytest.raises(ValueError, match=rf"{kinds}; got '{spec}'"):
         open_corpus(spec)
 
 
-@pytest.mark.parametrize("spec", ["text:{}", "jsonl:{}", "wikitext103:{}", "hf:{}"])
+@pytest.mark.parametrize("spec", ["text:{}", "jsonl:{}", "wikitext103:{}", "wikitext103-plain:{}", "hf:{}"])
 def test_a_missing_path_is_named(tmp_path: Path, spec: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such .*nowhere"):
         open_corpus(spec.format(tmp_path / "nowhere"))

@@ -146,7 +146,9 @@ def test_all_attention_figures_come_from_models_of_both_families() -> None:
         "Wavelet, recency start": Reading(model=small_llama(), input_ids=ids, tokens=words),
         "ALiBi": Reading(model=other, input_ids=ids, tokens=words),
     }
-    figures = attention_figures(readings, layer=0)
+    figures, windows = attention_figures(readings, layer=0)
+    assert list(windows) == list(readings)
+    assert [len(each.held_H) for each in windows.values()] == [4, 4]
     assert set(figures) == {
         "figure02-wavelet-recency-start",
         "figure07-wavelet-recency-start",
@@ -185,7 +187,10 @@ def test_figures_of_a_run_are_written_as_png_and_svg(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the validation split has [\d,]+ tokens, got start 0 and length 1,000,000"):
         reading_of_run(run, length=1_000_000)
     shown = shown_figures({"Wavelet": run}, ["ALiBi"], length=50)
-    page, text, _, *written = write_exhibit("figures", shown, tmp_path / "out")
+    page, text, kept, *written = write_exhibit("figures", shown, tmp_path / "out")
+    counted = json.loads(kept.read_text())["data"]["windows"]["Wavelet"]
+    cells = "; ".join(f"{counted[key][0]:.0f}" for key in ("keys_H", "reach_H", "held_H"))
+    assert f"| Wavelet | {cells} |" in text.read_text()
     assert "No trained run of table1 here: ALiBi" in text.read_text()
     assert page.read_text().count("<figcaption>") == len(shown.figures)
     names = {path.stem for path in written}

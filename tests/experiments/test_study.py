@@ -111,7 +111,7 @@ def test_table_1_at_cpu_size_is_the_agreed_training() -> None:
     assert runs[2].config == expected
     own, *others = runs[0].evaluations
     assert own.corpus is None and own.lengths == (128, 256, 512, 1024, 2048, 4096) and own.tokens == 65_536
-    assert [other.corpus for other in others] == ["wikitext103:../shared/data/wikitext-103", "stdlib"]
+    assert [other.corpus for other in others] == ["wikitext103-plain:../shared/data/wikitext-103", "stdlib"]
 
 
 def test_the_first_methods_have_three_seeds_and_come_first() -> None:

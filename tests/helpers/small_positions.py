@@ -35,11 +35,19 @@ POSITIONS = {
     "learned_relative": lambda: LearnedRelative(relative_dim=4, extent=WIDTH),
 }
 
+BOTH_WAYS = {
+    **{name: POSITIONS[name] for name in POSITIONS if name not in ("t5", "shaw", "learned_relative")},
+    "t5": lambda: T5Bias(NUM_HEADS, num_buckets=16, max_distance=WIDTH - 1, bidirectional=True),
+    "shaw": lambda: ShawRelative(HEAD_DIM, max_distance=WIDTH - 1, bidirectional=True),
+    "wavelet-future": lambda: Wavelet(HEAD_DIM, scales=SMALL_GRID, direction="future"),
+}
+"""Those that say something of keys ahead of their query."""
 
-def position(name: str) -> Position:
+
+def position(name: str, both_ways: bool = False) -> Position:
     """A position whose learned parameters matter."""
     torch.manual_seed(0)
-    built = POSITIONS[name]()
+    built = (BOTH_WAYS if both_ways else POSITIONS)[name]()
     for parameter in built.parameters():
         nn.init.normal_(parameter, std=0.3)
     return built

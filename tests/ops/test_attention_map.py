@@ -8,7 +8,7 @@ import torch
 from small_positions import HEAD_DIM, POSITIONS, heads, position
 from torch import Tensor
 
-from wavepos import NoPE, Rotary, T5Bias, attention
+from wavepos import NoPE, Rotary, attention
 from wavepos.ops.attention import attention_map
 
 
@@ -54,9 +54,3 @@ def test_maps_of_both_directions(built: Any) -> None:
     expected = attention(q, k, v, position=built, causal=False)
     torch.testing.assert_close(times_values(weights, v), expected, rtol=1e-5, atol=1e-5)
     assert weights[..., 0, -1].all()
-
-
-def test_a_map_of_both_directions_is_refused_where_attention_refuses_it() -> None:
-    q, k, _, _ = inputs(4)
-    with pytest.raises(ValueError, match="causal=False is served for NoPE and Rotary only, got T5Bias"):
-        attention_map(q, k, position=T5Bias(4), causal=False)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, NUM_HEADS, POSITIONS, position
+from small_positions import BOTH_WAYS, HEAD_DIM, NUM_HEADS, POSITIONS, position
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -149,10 +149,12 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("name", "masked"),
-    [(name, False) for name in NAMES] + [(name, True) for name in ("nope", "alibi", "wavelet", "transformer_xl")],
+    ("name", "masked", "causal"),
+    [(name, False, True) for name in NAMES]
+    + [(name, True, True) for name in ("nope", "alibi", "wavelet", "transformer_xl")]
+    + [(name, False, False) for name in BOTH_WAYS if name not in ("alibi-12", "nope", "rotary")],
 )
-def test_memory_is_linear(name, masked):
+def test_memory_is_linear(name, masked, causal):
     length = 4096
     case = Case(batch=1, num_heads=4, num_kv_heads=1, num_queries=length, num_keys=length, head_dim=HEAD_DIM)
     q, k, v, _ = case.inputs()
@@ -161,9 +163,10 @@ def test_memory_is_linear(name, masked):
     with LargestTensor() as largest:
         out = attention(
             *inputs,
-            position=position(name),
+            position=position(name, not causal),
+            causal=causal,
             backend="auto",
-            relative_states=case.relative_states(position(name)),
+            relative_states=case.relative_states(position(name, not causal)),
             **masks,
         )
         out.sum().backward()

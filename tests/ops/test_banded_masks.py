@@ -1,5 +1,7 @@
 """Padding and documents through the banded backend: parity, rows that see nothing, and leaks."""
 
+import importlib
+
 import pytest
 import torch
 from small_positions import HEAD_DIM, POSITIONS, heads, position
@@ -9,6 +11,9 @@ from wavepos.ops.banded.band import Band
 from wavepos.ops.banded.operator import _call
 from wavepos.ops.mask import Mask
 from wavepos.testing import Case, assert_within
+
+segments_module = importlib.import_module("wavepos.ops.banded.segments")
+pytestmark = pytest.mark.usefixtures("segments")
 
 LENGTH = 150
 
@@ -147,3 +152,94 @@ def test_a_mask_that_hides_nothing_costs_no_far_part():
         call = _call((q, q, q, q, table, None, keep, None), 0, True, None, 0, (0.25, 0.25))
         assert (call.mask.key_padding_BS is not None) == hidden
         assert (not Band.of(call).far()) == hidden
+
+
+def runs(**conditions: torch.Tensor) -> list[tuple[slice, slice, slice]] | None:
+    mask = Mask(num_queries=8, num_keys=8, **conditions)
+    found = segments_module.segments(mask)
+    return None if found is None else [(x.batch, x.rows, x.keys) for x in found]
+
+
+def test_segments_are_documents_and_what_padding_leaves(monkeypatch):
+    monkeypatch.setattr(segments_module, "LEAST", 0)
+    ids = torch.tensor([[0, 0, 0, 1, 1, 1, 4, 4], [0, 0, 0, 1, 1, 1, 4, 4], [7] * 8])
+    keep = torch.tensor([[False] * 2 + [True] * 6, [True] * 5 + [False] * 3, [True] * 8])
+    both, one = slice(0, 2), slice(2, 3)
+    same = [slice(0, 3), slice(3, 6), slice(6, 8)]
+    assert runs() is None
+    assert runs(document_ids_BS=ids) == [*((both, x, x) for x in same), (one, slice(0, 8), slice(0, 8))]
+    assert runs(document_ids_BS=ids.flip(1)) is None
+    assert runs(key_padding_BS=keep) == [
+        (slice(0, 1), slice(2, 8), slice(2, 8)),
+        (slice(1, 2), slice(0, 8), slice(0, 5)),
+        (one, slice(0, 8), slice(0, 8)),
+    ]
+    assert runs(key_padding_BS=keep, document_ids_BS=ids) == [
+        (slice(0, 1), slice(2, 3), slice(2, 3)),
+        *((slice(0, 1), x, x) for x in same[1:]),
+        (slice(1, 2), slice(0, 3), slice(0, 3)),
+        (slice(1, 2), slice(3, 6), slice(3, 5)),
+        (one, slice(0, 8), slice(0, 8)),
+    ]
+    keep[2, 4] = False
+    assert runs(key_padding_BS=keep) is None
+    ids[2, 6:] = 8
+    assert runs(key_padding_BS=keep, document_ids_BS=ids) is None
+    keep[2, 5] = False
+    assert runs(key_padding_BS=keep, document_ids_BS=ids) is not None
+    monkeypatch.setattr(segments_module, "LEAST", 512)
+    assert runs(document_ids_BS=ids) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 90])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("name", ["nope", "wavelet", "alibi", "wavelet-query-bias"])
+def test_long_documents_have_a_far_part_each(name, causal, window, dtype):
+    length = 500
+    ids = torch.zeros(2, length, dtype=torch.int64)
+    ids[0, 130:], ids[0, 300:], ids[1, 240:] = 1, 2, 5
+    keep = torch.ones(2, length, dtype=torch.bool)
+    keep[1, :20] = False
+    case = Case(num_queries=length, num_keys=length, head_dim=HEAD_DIM, dtype=dtype)
+    masks = {"document_ids": ids, "key_padding_mask": keep}
+    assert_within(position(name), case, "banded", causal=causal, window=window, **masks)
+
+
+@pytest.mark.parametrize(("num_queries", "offset"), [(60, 90), (60, 30), (100, 0), (100, 100)])
+@pytest.mark.parametrize("side", ["left", "right", "all"])
+@pytest.mark.parametrize("name", ["nope", "shaw", "wavelet"])
+def test_padding_with_an_offset(name, side, num_queries, offset):
+    """Also of queries behind the last key, and of rows whose every key is padding."""
+    case = Case(num_queries=num_queries, num_keys=LENGTH, query_offset=offset, head_dim=HEAD_DIM)
+    assert_within(position(name), case, "banded", key_padding_mask=padding(side))
+
+
+def test_documents_apart_are_plain_calls():
+    """No mask is left, so the far part is fused and its memory is that of one call per document."""
+    length = 2048
+    ids = torch.arange(2).repeat_interleave(length // 2)[None]
+    mask = Mask(num_queries=length, num_keys=length, document_ids_BS=ids)
+    q = torch.randn(1, 4, length, HEAD_DIM)
+    call = _call((q, q, q, q, torch.randn(1, 10, HEAD_DIM), None, None, ids), 0, True, None, 0, (0.25, 0.25))
+    segments = segments_module.segments(mask)
+    if segments is None:
+        assert not Band.of(call).far()
+        return
+    assert [len(Band.of(x.call(call)).far()) for x in segments] == [1, 1]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_documents_and_padding_compiled_are_eager(causal):
+    torch._dynamo.reset()
+    built, ids, keep = position("wavelet"), documents("contiguous"), padding("left")
+    inputs = [x.requires_grad_() for x in Case(num_queries=LENGTH, num_keys=LENGTH, head_dim=HEAD_DIM).inputs()[:3]]
+
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        masks = {"document_ids": ids, "key_padding_mask": keep, "window": 40}
+        return attention(q, k, v, position=built, causal=causal, **masks)
+
+    outs = run(*inputs), torch.compile(run, backend="aot_eager", fullgraph=True)(*inputs)
+    plain, compiled = ([x, *torch.autograd.grad(x.square().sum(), inputs)] for x in outs)
+    for x, y in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(y, x, rtol=1e-5, atol=2e-6)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, NUM_HEADS, POSITIONS, position
+from small_positions import BOTH_WAYS, HEAD_DIM, NUM_HEADS, POSITIONS, position
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -43,6 +43,14 @@ def test_empty_calls_are_sdpas(name: str, shape: str, backend: str) -> None:
     q_shape, k_shape = SHAPES[shape]
     states = torch.randn(*q_shape[:3], 4) if name == "learned_relative" else None
     check(q_shape, k_shape, position=position(name), backend=backend, relative_states=states)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", [name for name in BOTH_WAYS if name != "alibi-12"])
+def test_empty_calls_in_both_directions(name: str, shape: str, window: int | None) -> None:
+    q_shape, k_shape = SHAPES[shape]
+    check(q_shape, k_shape, position=position(name, True), causal=False, query_offset=0, window=window)
 
 
 @pytest.mark.parametrize("causal", [True, False])

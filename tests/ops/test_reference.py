@@ -265,7 +265,7 @@ K = torch.zeros(2, 2, 7, DIM)
             {"document_ids": torch.zeros(2, 7, dtype=torch.int64), "query_offset": 3},
             "document_ids cover 7 key positions, but queries end at position 7",
         ),
-        ({"causal": False}, "causal=False is served for NoPE and Rotary only, got Wavelet"),
+        ({"causal": False, "position": T5Bias(4)}, r"causal=False needs one of T5Bias\(bidirectional=True\)"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )

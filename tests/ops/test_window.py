@@ -1,6 +1,5 @@
 """A window: a query sees keys less than W tokens away, in every backend, for the price of a window."""
 
-import importlib
 from typing import Any
 
 import pytest
@@ -18,14 +17,6 @@ from wavepos.testing import Case, assert_within
 
 LENGTH = 150
 WINDOWS = (2, 7, WIDTH - 1, WIDTH, WIDTH + 1, WIDTH + 40, LENGTH - 1)
-
-
-@pytest.fixture(params=["near", "stripes"])
-def far(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Keys between band and window are near, as where they are few, or calls of the fused kernel."""
-    least = 1 if request.param == "stripes" else 10**6
-    monkeypatch.setattr(importlib.import_module("wavepos.ops.banded.band"), "STRIPE", least)
-    return str(request.param)
 
 
 def case(name: str, num_queries: int = LENGTH, num_keys: int = LENGTH, offset: int = 0, **changes: Any) -> Case:
@@ -60,7 +51,7 @@ def test_offsets(name: str, num_queries: int, num_keys: int, offset: int, window
 @pytest.mark.parametrize("masks", ["padding", "documents", "both"])
 @pytest.mark.parametrize("name", ["nope", "shaw", "wavelet", "alibi"])
 @pytest.mark.parametrize("window", [1, 11, WIDTH + 20])
-def test_padding_and_documents_within_a_window(name: str, window: int, masks: str, far: str) -> None:
+def test_padding_and_documents_within_a_window(name: str, window: int, masks: str, far: str, segments: str) -> None:
     generator = torch.Generator().manual_seed(0)
     given_masks = {
         "key_padding_mask": torch.rand(2, LENGTH, generator=generator) > 0.3,

@@ -64,6 +64,18 @@ def test_every_backend_is_within_twice_the_dense_error_gradients_too(
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("backend", ["reference", "banded"])
+def test_both_directions_begin_with_the_grids_own_and_have_exact_gradients(form: dict[str, Any], backend: Any) -> None:
+    case = Case(num_queries=70, num_keys=90, query_offset=10, head_dim=DIM)
+    fixed = {key: value for key, value in form.items() if not key.startswith("learn")}
+    q, k, v, _ = case.inputs()
+    given = {"query_offset": 10, "causal": False, "backend": backend}
+    plain = attention(q, k, v, position=Wavelet(DIM, scales=SCALES, num_heads=HEADS, **fixed), **given)
+    torch.testing.assert_close(attention(q, k, v, position=wavelet(moved=False, **form), **given), plain)
+    assert_within(wavelet(**form), case, backend, causal=False)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
 def test_gradients_are_those_of_finite_differences(form: dict[str, Any]) -> None:
     built = wavelet(**form).double()
     free = list(built.grid.parameters())

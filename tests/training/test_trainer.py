@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from torch.optim import SGD
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from wavepos.console import Update
 from wavepos.data import Blocks, PreparedData, prepare
@@ -74,6 +75,42 @@ def test_a_run_leaves_model_record_and_logs_and_is_found_again(corpus: str, tmp_
     assert (out / "run.json").stat().st_mtime_ns == before
 
 
+def test_losses_and_speed_go_to_the_trackers_that_are_named(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, float]] = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args: TrainingArguments, state: object, control: object, logs: dict, **_: object) -> None:
+            assert args.run_name == "run"
+            told.append(dict(logs))
+
+    def absent() -> None:
+        raise RuntimeError("it must be installed: pip install clearml")
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "trackio", Tracker)
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "clearml", absent)
+    config, notes = small(corpus, validate_every=6), []
+    data = prepared(config, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"report_to takes some of .*trackio, wandb, got 'trackoi': did you mean 'trac"
+    ):
+        train(config, tmp_path / "run", data, report_to=["trackoi"])
+    with pytest.raises(ImportError, match=r"report_to='clearml': it must be installed: pip install clearml"):
+        train(config, tmp_path / "run", data, report_to=["clearml"])
+    assert not (tmp_path / "run").exists()
+    train(config, tmp_path / "run", data, lambda step, steps, note="": notes.append(note), ["trackio"])
+    assert [entry["loss"] for entry in told if "loss" in entry] == pytest.approx(
+        [loss for _, loss in json.loads((tmp_path / "run" / "run.json").read_text())["losses"]]
+    )
+    speeds = [entry["tokens_per_second"] for entry in told if "tokens_per_second" in entry]
+    assert len(speeds) == 11  # of twelve updates, each logged: none before the first
+    assert min(speeds) > 0
+    assert len([entry for entry in told if "valid_loss" in entry]) == 2
+    assert notes[-1].startswith("loss ")
+    assert notes[-1].endswith("k tokens/s")
+
+
 def test_another_config_in_the_same_directory_is_refused(corpus: str, tmp_path: Path) -> None:
     config = small(corpus, steps=2, warmup_steps=1)
     data = prepared(config, tmp_path)
@@ -88,6 +125,7 @@ def test_validation_logs_the_loss_of_the_valid_split_and_changes_no_weight(corpu
     train(config, tmp_path / "without", data)
     record = train(dataclasses.replace(config, validate_every=5), tmp_path / "with", data)
     assert [step for step, _ in record["valid_losses"]] == [5, 10, 12]
+    assert [step for step, _ in record["losses"]] == list(range(1, 13))
     one, other = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("without", "with"))
     assert one == other
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "with" / "model").eval()

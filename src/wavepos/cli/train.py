@@ -37,6 +37,8 @@ class Train(Command):
     corpus: Annotated[str, arg(help=CORPUS_HELP)] = "stdlib"
     out: Path | None = None
     """Run directory; by default runs/[llama-]SIZE-POSITION-CORPUS-SEED."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that get the losses beside TensorBoard: wandb, trackio, or another that transformers' Trainer knows."""
     dry_run: bool = False
     """Print the whole config, the parameters and a memory plan; train nothing, read no data."""
     devices: int | None = None
@@ -78,7 +80,7 @@ class Train(Command):
         with progress("Reading the corpus") as update:
             data = prepare(config.corpus, config.tokenizer, max_tokens=config.max_tokens, update=update)
         with progress(f"Training {self.size} with {position_name(config)}") as update:
-            record = train(config, out, data, update, imports=self.imported)
+            record = train(config, out, data, update, self.report_to, imports=self.imported)
         leave()
         if is_first_process():
             console.print(f"{record['parameters']:,} parameters, last loss {record['losses'][-1][1]:.3f}, in {out}")

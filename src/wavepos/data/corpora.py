@@ -1,24 +1,24 @@
-"""The standard library, WikiText-103 and data sets of the hub as corpora, and one string that opens any corpus."""
+"""The standard library and data sets of the hub as corpora, and one string that opens any corpus."""
 
 import os
 import platform
 import sysconfig
 import tokenize
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from wavepos.data.corpus import Corpus, Split, digest, file_facts, is_valid, non_blank, valid_threshold
-from wavepos.data.files import decode, open_jsonl, open_text, read_lines
+from wavepos.data.files import open_jsonl, open_text
+from wavepos.data.hub import load_dataset
+from wavepos.data.wikitext import open_wikitext103
 from wavepos.names import CORPORA
 
 SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
 SKIPPED_PREFIXES = ("test_", "config-", "_sysconfigdata")
 """Tests, and what the build of an interpreter writes about its machine."""
-REPOSITORY, CONFIG = "Salesforce/wikitext", "wikitext-103-v1"
-HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 VALID_NAMES = ("validation", "valid", "dev", "val")
 
 
@@ -36,8 +36,8 @@ def open_corpus(spec: str) -> Corpus:
     match kind, bool(colon), bool(rest):
         case "stdlib", False, _:
             return open_stdlib(spec)
-        case ("wikitext103", False, _) | ("wikitext103", True, True):
-            return open_wikitext103(spec, rest)
+        case ("wikitext103" | "wikitext103-plain", given, named) if given == named:
+            return open_wikitext103(spec, rest, plain=kind != "wikitext103")
         case "text", _, True:
             return open_text(spec, rest)
         case "jsonl", _, True:
@@ -95,62 +95,6 @@ def _source(file: Path) -> str:
     except (SyntaxError, UnicodeDecodeError) as error:
         warnings.warn(f"{file} is left out of the corpus 'stdlib': {error}", stacklevel=2)
         return ""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WikiText103(Corpus):
-    """WikiText-103, tokenised by its makers: each line, empty or not, is a document, ended by one token.
-
-    Attributes:
-        folder: where wiki.{train,valid,test}.tokens are; None: the `datasets` package gets them.
-    """
-
-    folder: Path | None
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        """All three: this corpus comes with a test split."""
-        return ("train", "valid", "test")
-
-    def fingerprint(self) -> str:
-        """Of the files' sizes and times, or of the data set's name."""
-        if self.folder is None:
-            return digest("wikitext103", REPOSITORY, CONFIG)
-        folder = self.folder.resolve()
-        return digest("wikitext103", str(folder), file_facts(folder, sorted(folder.glob("wiki.*.tokens"))))
-
-    @property
-    def words_per_end(self) -> int:
-        """The end of a line counts as a word."""
-        return 1
-
-    def _documents(self, split: Split) -> Iterator[str]:
-        return (" ".join(line.split()) for line in self._lines(split))
-
-    def _lines(self, split: Split) -> Iterable[str]:
-        if self.folder is None:
-            rows = load_dataset(self.spec, REPOSITORY, CONFIG, split=HUB_SPLITS[split])
-            return (row["text"] for row in rows)
-        file = self.folder / f"wiki.{split}.tokens"
-        if not file.is_file():
-            raise FileNotFoundError(f"corpus {self.spec!r}: no such file, for its {split} split: {file}")
-        lines = enumerate(read_lines(file), start=1)
-        return (decode(line, f"corpus {self.spec!r}, {file}, line {number}") for number, line in lines)
-
-
-def open_wikitext103(spec: str, folder: str) -> WikiText103:
-    """WikiText-103 of a local folder, or of the hub where the name of the folder is empty.
-
-    Raises:
-        FileNotFoundError: no such folder.
-    """
-    if not folder:
-        return WikiText103(spec=spec, name="wikitext103", folder=None)
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise FileNotFoundError(f"corpus {spec!r}: no such folder: {path}")
-    return WikiText103(spec=spec, name="wikitext103", folder=path)
 
 
 @final
@@ -221,16 +165,3 @@ def open_hub(spec: str, path_and_column: str) -> HubDataset:
         raise ValueError(f"corpus {spec!r}: must be hf:NAME, hf:ORG/NAME, hf:ORG/NAME/CONFIG or hf:./FOLDER")
     name, config = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
     return HubDataset(spec=spec, name=parts[:2][-1], path=name, config=config, column=column, folder=None)
-
-
-def load_dataset(spec: str, path: str, config: str | None, **options: Any) -> Any:
-    """`datasets.load_dataset`, imported on first use.
-
-    Raises:
-        ImportError: the package is missing.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(f"corpus {spec!r} needs the package datasets: pip install wavepos[lab]") from error
-    return datasets.load_dataset(path, config, **options)

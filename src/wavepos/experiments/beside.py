@@ -110,7 +110,7 @@ def judged_comparisons(panel: Panel, table: TableName) -> Iterator[tuple[Compari
 
     Yields:
         The comparison, our length, "holds", "fails", "cannot be told" or "too few seeds", and our difference as text:
-        better less worse, in nats a token, below zero where it holds.
+        better less worse, in nats per token, below zero where it holds.
     """
     text = panel.texts[0]
     by_protocol = {kind: {c.length: c for c in columns(panel, text, kind)} for kind in PROTOCOLS}

@@ -1,5 +1,6 @@
 """All of the paper's figures as files: the wavelets by themselves, the attention maps of models at hand."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +107,10 @@ def content_free_figures(num_heads: int = 8, length: int = LENGTH) -> dict[str, 
     }
 
 
-def attention_figures(readings: Mapping[str, Reading], layer: int = -1, head: int = 4) -> dict[str, Figure]:
-    """Fig. 2, 3, 7 and 8 and the windows, of trained models.
+def attention_figures(
+    readings: Mapping[str, Reading], layer: int = -1, head: int = 4
+) -> tuple[dict[str, Figure], dict[str, RowWindows]]:
+    """Fig. 2, 3, 7 and 8 and the windows, of trained models; and the windows' numbers by method.
 
     Args:
         readings: by method, all of one length and with equally many heads.
@@ -136,7 +139,7 @@ def attention_figures(readings: Mapping[str, Reading], layer: int = -1, head: in
     if others := [one for one in range(heads) if one != chosen]:
         found["figure08"] = maps_by_method(maps, others)
     found["windows"] = windows_by_head(windows)
-    return found
+    return found, windows
 
 
 def last_windows(inputs: AttentionInputs, threshold: float = THRESHOLD, rows: int = LAST_ROWS) -> RowWindows:
@@ -159,14 +162,40 @@ def shown_figures(runs: Mapping[str, Path], missing: Sequence[str] = (), length:
         length: tokens read whole.
     """
     drawn = {**wavelet_figures(), **content_free_figures()}
+    windows: dict[str, RowWindows] = {}
     if runs:
-        drawn |= attention_figures({name: reading_of_run(run, length) for name, run in runs.items()})
+        of_attention, windows = attention_figures({name: reading_of_run(run, length) for name, run in runs.items()})
+        drawn |= of_attention
     return Shown(
         title="The paper's figures",
-        lines=[f"Attention is that of the last layer, reading {length:,} tokens whole.", *missing_lines(missing)],
+        lines=[
+            f"Attention is that of the last layer, reading {length:,} tokens whole.",
+            *_window_lines(windows),
+            *missing_lines(missing),
+        ],
         figures={name: (figure, caption_of(name)) for name, figure in drawn.items()},
-        data={"runs": {name: run.name for name, run in runs.items()}},
+        data={
+            "runs": {name: run.name for name, run in runs.items()},
+            "windows": {name: dataclasses.asdict(each) for name, each in windows.items()},
+        },
     )
+
+
+def _window_lines(windows: Mapping[str, RowWindows]) -> list[str]:
+    if not windows:
+        return []
+    heads = range(len(next(iter(windows.values())).keys_H))
+    lines = [
+        "",
+        f"Keys of each head, means over the last {LAST_ROWS} queries: how many weigh at least {THRESHOLD:g}; "
+        "the farthest of these, in tokens back; the fewest that hold 99% of the weight.",
+        "",
+    ]
+    lines += ["| | " + " | ".join(f"head {head + 1}" for head in heads) + " |", "|---|" + "---:|" * len(heads)]
+    for name, each in windows.items():
+        cells = (f"{each.keys_H[h]:.0f}; {each.reach_H[h]:.0f}; {each.held_H[h]:.0f}" for h in heads)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
 
 
 CAPTIONS: Mapping[str, str] = {

@@ -64,10 +64,12 @@ def _shown(value: float | None) -> str:
 
 
 def _differences(records: dict[str, dict[str, Any]], kind: str, baseline: str) -> Iterator[str]:
-    """Mean difference to the baseline over documents, nats a token, with its 95% interval: documents are the sample."""
+    """Mean difference to the baseline over documents in nats per token, its 95% interval: documents are the sample."""
     if len(records) < 2:
         return
-    yield f"| Difference to {baseline}, nats a token, {BLOCKS[kind]} | " + " | ".join(f"{n:,}" for n in LENGTHS) + " |"
+    yield (
+        f"| Difference to {baseline}, nats per token, {BLOCKS[kind]} | " + " | ".join(f"{n:,}" for n in LENGTHS) + " |"
+    )
     yield "|---|" + "---:|" * len(LENGTHS)
     nats = {
         name: {r["length"]: r["nats"] for r in one["results"] if r["kind"] == kind} for name, one in records.items()

@@ -101,7 +101,7 @@ def perplexity_against_length(
 def loss_by_position(panel: Panel, text: str, names: Sequence[str]) -> Figure:
     """Mean loss of the targets at each place of the longest sequences, in bins that widen with the place."""
     title = f"Loss by place in the sequence\n{short_text(text)}"
-    figure, axes = _figure(title, "place in the sequence (tokens before it)", "nats a token")
+    figure, axes = _figure(title, "place in the sequence (tokens before it)", "nats per token")
     for name in names:
         of_seeds = [e["loss_by_place"] for e in _evaluations(panel, text, name) if e["loss_by_place"]]
         if of_seeds:

@@ -19,7 +19,7 @@ from wavepos.training.config import TrainConfig
 from wavepos.training.recipes import recipe
 
 WIKIPEDIA = "jsonl:../shared/data/enwiki.jsonl.xz"
-WIKITEXT = "wikitext103:../shared/data/wikitext-103"
+WIKITEXT = "wikitext103-plain:../shared/data/wikitext-103"
 NEEDS: dict[SizeName, str] = {
     "cpu": "English Wikipedia as JSON lines (--corpus); 2,048,000 tokens per run, about 4 minutes on 2 CPU cores; "
     "WikiText-103 as second text",

@@ -146,14 +146,7 @@ def _train(task: Task, update: Update) -> None:
         max_tokens=config.max_tokens,
         update=lambda done, total, note="": update(done, total, f"reading {note}"),
     )
-    last = time.monotonic()
-
-    def told(step: float, steps: float | None, note: str = "") -> None:
-        nonlocal last
-        speed, last = config.batch_tokens / max(1e-9, time.monotonic() - last), time.monotonic()
-        update(step, steps, f"{note}, {speed / 1000:.1f}k tokens/s" if note else "")
-
-    train(config, task.folder, data, told, imports=task.imports)
+    train(config, task.folder, data, update, imports=task.imports)
 
 
 def _evaluate(folder: Path, config: TrainConfig, evaluations: Sequence[Evaluation], update: Update) -> None:

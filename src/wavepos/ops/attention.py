@@ -51,19 +51,22 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         v: values [B,G,S,D].
         position: `Wavelet`, `Rotary`, `ALiBi`, `T5Bias`, `ShawRelative`, `TransformerXLRelative`, `LearnedRelative` or
             `NoPE`.
-        causal: a query sees keys at its own position and before. False is served for `NoPE` and `Rotary` only: tables
-            over displacements start at 0.
+        causal: a query sees keys at its own position and before. False: keys on both sides, as in encoders and across
+            two sequences; for `NoPE`, `Rotary`, `Wavelet`, `ALiBi`, `Kerple` and `TransformerXLRelative`, and for
+            `T5Bias` and `ShawRelative` made with bidirectional=True.
         window: W, at least 1: a query sees keys less than W tokens away (0 ≤ δ < W where causal, else |δ| < W), in any
-            backend but triton; time and memory of a call grow as T·W and T + S. None: the position's own
-            `window`, and without one at any distance.
+            backend but triton; time and memory of a call grow as T·W and T + S. None: the position's own `window`, and
+            without one at any distance.
         backend: "banded" (exact, memory linear in T + S, no dropout), "triton" (one fused CUDA kernel, head_dim 64 and
             128, no key_padding_mask or window), "reference" (dense, T·S memory, float32) or "auto": on CUDA triton for
             several queries with a table or bias that it serves, once it has given the reference's numbers on this
             device; else banded; for what banded refuses the reference up to 2**28 scores (B·H·T·S).
         softmax_scale: factor on q·k + r·p, finite and above 0; None: 1/√D.
         dropout: probability with which an attention weight is dropped; apply it in training only.
-        key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks).
-        document_ids: integers [B,S]; a query sees keys of its own document only.
+        key_padding_mask: bool [B,S], True where a key takes part (the sense of SDPA's and transformers' masks). At
+            either end of a row it costs what a shorter row does.
+        document_ids: integers [B,S]; a query sees keys of its own document only. Documents side by side, with ids that
+            never fall, cost what a call for each does.
         query_offset: position of the first query, in tokens; None: S − T, the last query at the last key. An int64
             tensor without dimensions serves steps that are compiled once for all positions (static caches): causal,
             with T·S memory, without document_ids; `Rotary` then needs keys that are already rotated.
@@ -74,14 +77,15 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
 
     Raises:
         ValueError: shapes, dtypes, devices or values that do not fit together, named with what was got and what is
-            taken; T > S without query_offset, where the scores depend on it.
+            taken; T > S without query_offset, where the scores depend on it; causal=False with a position that has
+            nothing to say of keys ahead of their query.
         TypeError: a position that is none: a method's name, a class, a config.
         RuntimeError: a derivative that only "reference" has: torch.func, forward mode, the second.
     """
     check_position(position)
     window = position.window if window is None else window
     check_tensors(q, k, v)
-    check_arguments(position, causal, backend, dropout, query_offset, window)
+    check_arguments(position, backend, dropout, query_offset, window)
     placed = causal or window is not None or position.rotates or position.needs_table or bool(position.temperature)
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
@@ -89,7 +93,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     q, k, v, relative_states = _autocast(q, k, v, relative_states)
     with _no_autocast(q.device.type):
         call = Call(
-            terms=checked_terms(position, q, k, offset, relative_states).tempered(
+            terms=checked_terms(position, q, k, offset, relative_states, causal).tempered(
                 position.temperature, offset if query_offset is None else query_offset
             ),
             v_BGSD=v,
@@ -133,14 +137,14 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     check_tensors(q, k, k)
     if isinstance(query_offset, Tensor):
         raise ValueError("attention_map takes an int as query_offset, got a tensor")
-    check_arguments(position, causal, window=window)
+    check_arguments(position, window=window)
     placed = causal or window is not None or position.rotates or position.needs_table or bool(position.temperature)
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
     scale = checked_scale(softmax_scale, q.shape[-1])
     q, k, _, relative_states = _autocast(q, k, k, relative_states)
     with _no_autocast(q.device.type):
-        terms = checked_terms(position, q, k, offset, relative_states).tempered(position.temperature, offset)
+        terms = checked_terms(position, q, k, offset, relative_states, causal).tempered(position.temperature, offset)
         return run_backend("weights", Call(terms=terms, v_BGSD=k, mask=mask, softmax_scale=scale))
 
 

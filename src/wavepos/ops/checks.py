@@ -61,15 +61,12 @@ def checked_scale(softmax_scale: float | None, head_dim: int) -> float:
 
 def check_arguments(
     position: Position,
-    causal: bool,
     backend: str = "auto",
     dropout: float = 0.0,
     query_offset: int | Tensor | None = None,
     window: int | None = None,
 ) -> None:
     """Raise ValueError for arguments that are no values of theirs or do not go together, whatever the tensors."""
-    if not causal and position.needs_table:
-        raise ValueError(f"causal=False is served for NoPE and Rotary only, got {type(position).__name__}")
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
         raise ValueError(
             "window must be a whole number of at least 1 (a query sees keys less than that many tokens away) or None, "
@@ -161,12 +158,14 @@ def check_mask(mask: Mask, q: Tensor) -> None:
 
 
 def checked_terms(
-    position: Position, q: Tensor, k: Tensor, query_offset: int, relative_states: Tensor | None
+    position: Position, q: Tensor, k: Tensor, query_offset: int, relative_states: Tensor | None, causal: bool
 ) -> ScoreTerms:
     """The position's terms, on q's device and of its heads and sizes; ValueError unless they are."""
     check_states(position, q, relative_states)
     try:
-        if isinstance(position, ReadsRelativeStates):
+        if not causal:
+            terms = position.terms_both_ways(q, k, q_offset=query_offset)
+        elif isinstance(position, ReadsRelativeStates):
             terms = position.terms(q, k, q_offset=query_offset, relative_states_BHTE=relative_states)
         else:
             terms = position.terms(q, k, q_offset=query_offset)
@@ -213,12 +212,7 @@ def check_terms(terms: ScoreTerms, position: Position, q: Tensor, k: Tensor) -> 
         raise ValueError(f"position {type(position).__name__} gives one of r and table: their product needs both")
     if r is not None and r is not q and r.shape[:3] != q.shape[:3]:
         _refuse_terms(position, "r", r.shape, (*q.shape[:3], r.shape[-1]))
-    for name, x, dim in (("table", table, -2), ("bias", bias, -1)):
-        if x is not None and not -x.shape[dim] < terms.first_displacement <= 0:
-            raise ValueError(
-                f"position {type(position).__name__} gives a {name} of {x.shape[dim]} entries from displacement "
-                f"{terms.first_displacement} on: it must hold displacement 0"
-            )
+    _check_displacements(terms, position)
     heads = {"table": table.shape[0] if table is not None and table.dim() == 3 else None}
     heads["bias"] = None if bias is None else bias.shape[0]
     for name, number in heads.items():
@@ -234,6 +228,15 @@ def check_terms(terms: ScoreTerms, position: Position, q: Tensor, k: Tensor) -> 
             f"{r.shape[3]} entries (q's head_dim is {q.shape[3]}): build it with head_dim={q.shape[3]}. "
             f"q must be {LAYOUT}, got {tuple(q.shape)}"
         )
+
+
+def _check_displacements(terms: ScoreTerms, position: Position) -> None:
+    for name, values, dim in (("table", terms.table, -2), ("bias", terms.bias_HR, -1)):
+        if values is not None and not -max(1, values.shape[dim]) < terms.first_displacement <= 0:
+            raise ValueError(
+                f"position {type(position).__name__} gives a {name} of {values.shape[dim]} entries from displacement "
+                f"{terms.first_displacement} on: it must hold displacement 0"
+            )
 
 
 def _elsewhere(position: Position, name: str, x: Tensor, q: Tensor) -> ValueError:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wavepos.positions.config import PositionConfig
 from wavepos.positions.tables import TableCache
-from wavepos.positions.terms import Position, ScoreTerms, require_fit, require_positive_int
+from wavepos.positions.terms import Position, ScoreTerms, farthest, require_fit, require_positive_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,8 @@ def _geometric(num_heads: int) -> list[float]:
 class ALiBi(Position):
     """b[h,δ] = −slope_h·δ: each head prefers the near with a fixed slope of its own (Eq. 9).
 
+    With causal=False −slope_h·|δ|, alike on both sides.
+
     Args:
         num_heads: query heads H; any number.
     """
@@ -59,6 +61,13 @@ class ALiBi(Position):
         require_fit(self, q_BHTD, num_heads=len(self._slopes_H))
         columns = self._cache.get(q_offset + q_BHTD.shape[2], q_BHTD.device)
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=columns.mT, tail="none")
+
+    def terms_both_ways(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        require_fit(self, q_BHTD, num_heads=len(self._slopes_H))
+        ahead, behind = farthest(q_BHTD, k_BGSD, q_offset)
+        columns = self._cache.get(max(ahead, behind) + 1, q_BHTD.device).mT
+        bias_HR = torch.cat([columns[:, 1 : ahead + 1].flip(1), columns[:, : behind + 1]], dim=1)
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=bias_HR, tail="none", first_displacement=-ahead)
 
     def reset_parameters(self) -> None:
         return None

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from wavepos.positions.config import LONGEST, MOST_ENTRIES, PositionConfig, require_between
-from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_fit, require_positive_int
+from wavepos.positions.terms import (
+    Position,
+    ScoreTerms,
+    at_least_float32,
+    farthest,
+    require_both_ways,
+    require_fit,
+    require_positive_int,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,23 +26,37 @@ class T5BiasConfig(PositionConfig):
     Attributes:
         num_buckets: learned values per head; the first half are single displacements, the rest widen as a logarithm.
         max_distance: the displacement from which on the last bucket holds, in tokens.
+        bidirectional: whether the upper half of the buckets is for keys ahead, as in T5's encoder and for causal=False;
+            each half is then divided as all of them are without it.
     """
 
     method: ClassVar[str] = "t5"
     num_buckets: int = 32
     max_distance: int = 128
+    bidirectional: bool = False
 
     def check(self) -> None:
         require_between("num_buckets", self.num_buckets, 1, MOST_ENTRIES)
         require_between("max_distance", self.max_distance, 1, LONGEST)
-        if self.num_buckets < 2 or self.max_distance <= self.num_buckets // 2:
+        if self.bidirectional:
+            if self.num_buckets % 2 or self.num_buckets < 4 or self.max_distance <= self.num_buckets // 4:
+                raise ValueError(
+                    f"num_buckets must be even and at least 4 and max_distance more than num_buckets // 4 with "
+                    f"bidirectional=True, got num_buckets={self.num_buckets}, max_distance={self.max_distance}"
+                )
+        elif self.num_buckets < 2 or self.max_distance <= self.num_buckets // 2:
             raise ValueError(
                 f"num_buckets must be at least 2 and max_distance more than num_buckets // 2, "
                 f"got num_buckets={self.num_buckets}, max_distance={self.max_distance}"
             )
 
     def build(self, *, head_dim: int, num_heads: int) -> "T5Bias":
-        return T5Bias(num_heads, num_buckets=self.num_buckets, max_distance=self.max_distance)
+        return T5Bias(
+            num_heads,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+            bidirectional=self.bidirectional,
+        )
 
 
 def t5_buckets(length: int, num_buckets: int, max_distance: int) -> Tensor:
@@ -56,23 +78,39 @@ class T5Bias(Position):
         num_heads: query heads H.
         num_buckets: learned values per head.
         max_distance: the displacement from which on the last bucket holds, in tokens.
+        bidirectional: whether the upper half of the buckets is for keys ahead of their query, as in T5's encoder; then
+            causal=False is served.
     """
 
     per_head = True
 
-    def __init__(self, num_heads: int, num_buckets: int = 32, max_distance: int = 128) -> None:
+    def __init__(
+        self, num_heads: int, num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = False
+    ) -> None:
         super().__init__()
         require_positive_int("num_heads", num_heads)
-        self.config = T5BiasConfig(num_buckets=num_buckets, max_distance=max_distance)
+        self.config = T5BiasConfig(num_buckets=num_buckets, max_distance=max_distance, bidirectional=bidirectional)
         self.weight = nn.Parameter(torch.empty(num_heads, num_buckets))
         self.reset_parameters()
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        return self._terms(q_BHTD, k_BGSD, 0, q_offset + q_BHTD.shape[2] - 1)
+
+    def terms_both_ways(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        require_both_ways(self, self.config.bidirectional)
+        return self._terms(q_BHTD, k_BGSD, *farthest(q_BHTD, k_BGSD, q_offset))
+
+    def _terms(self, q_BHTD: Tensor, k_BGSD: Tensor, ahead: int, behind: int) -> ScoreTerms:
         require_fit(self, q_BHTD, num_heads=self.weight.shape[0])
-        length = min(q_offset + q_BHTD.shape[2], self.config.max_distance + 1)
-        buckets = t5_buckets(length, self.config.num_buckets, self.config.max_distance)
+        config = self.config
+        ahead, behind = min(ahead, config.max_distance), min(behind, config.max_distance)
+        num_buckets = config.num_buckets // 2 if config.bidirectional else config.num_buckets
+        buckets = t5_buckets(behind + 1, num_buckets, config.max_distance)
+        if ahead:
+            buckets_ahead = t5_buckets(ahead + 1, num_buckets, config.max_distance) + num_buckets
+            buckets = torch.cat([buckets_ahead[1:].flip(0), buckets])
         bias_HR = at_least_float32(self.weight)[:, buckets.to(self.weight.device)]
-        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=bias_HR, tail="clamp")
+        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, bias_HR=bias_HR, tail="clamp", first_displacement=-ahead)
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=0.02)

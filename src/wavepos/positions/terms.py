@@ -120,6 +120,19 @@ class Position(nn.Module, ABC):
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         """The terms for queries at positions q_offset … q_offset + T − 1 and keys at 0 … S − 1."""
 
+    def terms_both_ways(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        """The terms where a query sees keys ahead of it too (causal=False): displacements from q_offset − S + 1 on.
+
+        Raises:
+            ValueError: the method has nothing to say of such keys, the default for those that need a table.
+        """
+        if self.needs_table:
+            raise ValueError(
+                f"position {type(self).__name__} has nothing to say of keys ahead of their query: causal=False is not "
+                "served with it"
+            )
+        return self.terms(q_BHTD, k_BGSD, q_offset=q_offset)
+
     @abstractmethod
     def reset_parameters(self) -> None:
         """Set every learned parameter to its starting value; nothing for methods without any."""
@@ -175,6 +188,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def farthest(q_BHTD: Tensor, k_BGSD: Tensor, q_offset: int) -> tuple[int, int]:
+    """How far ahead of a query a key stands at most, and how far behind it; at least 0 each, in tokens."""
+    return max(0, k_BGSD.shape[2] - 1 - q_offset), max(0, q_offset + q_BHTD.shape[2] - 1)
+
+
 def require_fit(
     position: Position, q_BHTD: Tensor, *, head_dim: int | None = None, num_heads: int | None = None
 ) -> None:
@@ -200,6 +218,16 @@ def require_fit(
                 f"position {name} lies on device {parameter.device} and q on {q_BHTD.device}: move the position to q's "
                 "device, or from meta with to_empty and reset_parameters or a state dict"
             )
+
+
+def require_both_ways(position: Position, bidirectional: bool) -> None:
+    """Raise ValueError unless the position was made with bidirectional=True."""
+    if not bidirectional:
+        name = type(position).__name__
+        raise ValueError(
+            f"position {name} was made for keys at and behind their query: causal=False needs one of "
+            f"{name}(bidirectional=True)"
+        )
 
 
 def _shape(q_BHTD: Tensor) -> str:

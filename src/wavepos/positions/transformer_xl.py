@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from wavepos.positions.config import WIDEST, PositionConfig, require_between
 from wavepos.positions.tables import TableCache
-from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_fit, require_positive_int
+from wavepos.positions.terms import (
+    Position,
+    ScoreTerms,
+    at_least_float32,
+    farthest,
+    require_fit,
+    require_positive_int,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,8 @@ def sinusoids(length: int, dim: int) -> Tensor:
 class TransformerXLRelative(Position):
     """s = softmax_scale · ((q + u)·k + (q + v)·W_r sinusoid(δ)), u, v and W_r learned, each head its own.
 
+    With causal=False δ is negative for keys ahead: their sines have the other sign.
+
     Deviates from Transformer-XL: its layers share u and v, which start normal (std 0.02) there and at zero here, each
     layer its own; it has dropout on the sinusoids, and clamps δ at `clamp_len` where it evaluates (400). None of these
     is here.
@@ -69,9 +78,19 @@ class TransformerXLRelative(Position):
         self.reset_parameters()
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        return self._terms(q_BHTD, k_BGSD, 0, q_offset + q_BHTD.shape[2] - 1)
+
+    def terms_both_ways(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        return self._terms(q_BHTD, k_BGSD, *farthest(q_BHTD, k_BGSD, q_offset))
+
+    def _terms(self, q_BHTD: Tensor, k_BGSD: Tensor, ahead: int, behind: int) -> ScoreTerms:
         num_heads, head_dim = self.u_HD.shape
         require_fit(self, q_BHTD, head_dim=head_dim, num_heads=num_heads)
-        sinusoid_RC = self._cache.get(q_offset + q_BHTD.shape[2], q_BHTD.device)
+        sinusoid_RC = self._cache.get(max(ahead, behind) + 1, q_BHTD.device)
+        if ahead:
+            signs_C = torch.ones(self._sinusoid_dim, device=q_BHTD.device)
+            signs_C[: self._sinusoid_dim // 2] = -1.0  # sines are odd
+            sinusoid_RC = torch.cat([signs_C * sinusoid_RC[1 : ahead + 1].flip(0), sinusoid_RC[: behind + 1]])
         weight_HDC = at_least_float32(self.weight_HDC)
         return ScoreTerms(
             q_BHTD=q_BHTD + self.u_HD[:, None].to(q_BHTD.dtype),
@@ -79,6 +98,7 @@ class TransformerXLRelative(Position):
             r_BHTE=q_BHTD + self.v_HD[:, None].to(q_BHTD.dtype),
             table=torch.matmul(sinusoid_RC.to(weight_HDC.dtype), weight_HDC.mT),
             tail="none",
+            first_displacement=-ahead,
         )
 
     def reset_parameters(self) -> None:

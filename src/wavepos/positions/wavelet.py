@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -13,7 +13,14 @@ from wavepos.positions.alibi import alibi_slopes
 from wavepos.positions.config import LONGEST, PositionConfig, require_between
 from wavepos.positions.learned_grid import LARGEST_CHANGE, Learned, LearnedGrid, shift_span
 from wavepos.positions.tables import LowRank, TableCache
-from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_fit, require_positive_int
+from wavepos.positions.terms import (
+    Position,
+    ScoreTerms,
+    at_least_float32,
+    farthest,
+    require_fit,
+    require_positive_int,
+)
 from wavepos.wavelets import MotherWavelet, Sampled, mother_wavelet
 
 Direction = Literal["past", "future"]
@@ -100,7 +107,9 @@ class Wavelet(Position):
             1 … 8; "fit": 2⁰ … 2⁷ times trained_length / 512. The numbers are fixed, so a tensor is refused.
         shifts: b, in tokens; None: 0 … head_dim / len(scales) − 1.
         direction: "past": t = m − n, so a centre lies b tokens back; "future": t = n − m, so it lies b tokens ahead.
-            A wavelet on one side of zero is mirrored where needed so that it covers the causal side.
+            A wavelet on one side of zero is mirrored where needed so that it covers the causal side. With causal=False
+            the same ψ is read at negative δ too, so "past" has its centres behind the query and "future" ahead of it,
+            and the far side of a one-sided wavelet is zero.
         amplitude: "equal" (the paper), "inverse_sqrt" (1/√a of Eq. 2; 2^(−j/2) for levels j), or "unit_peak" (every
             wavelet divided by its largest value at a whole token).
         query_bias: None (the paper): r = q. "zeros" or "recency": r = q + v_h with a learned v_h, started at zero or so
@@ -163,6 +172,8 @@ class Wavelet(Position):
         self.scales, self.shifts = self._grid()
         self._limit = self.reach(BAND_TOLERANCE)
         self._cache = TableCache(self.table, limit=self._limit)
+        self._limit_ahead = self.reach_ahead(BAND_TOLERANCE)
+        self._cache_both_ways = TableCache(self._in_pairs, limit=2 * max(self._limit, self._limit_ahead) - 1)
         self.per_head = query_bias is not None or learn_per_head
         self.query_bias_HD: nn.Parameter | None = None
         if self.per_head:
@@ -186,7 +197,9 @@ class Wavelet(Position):
         return self._start_table(length)
 
     def _start_table(self, length: int) -> Tensor:
-        displacement = torch.arange(length, dtype=torch.float64, device="cpu")
+        return self._at(torch.arange(length, dtype=torch.float64, device="cpu"))
+
+    def _at(self, displacement: Tensor) -> Tensor:
         columns = [self._column(displacement, scale, shift) for scale in self.scales for shift in self.shifts]
         return torch.stack(columns, dim=-1).to(torch.float32)
 
@@ -195,11 +208,11 @@ class Wavelet(Position):
 
         Where scales or shifts are learned, for whatever they may become.
         """
-        if not 0.0 < tolerance < 1.0:
-            raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
-        scales, shifts = self._extremes()
-        edges = [self._last_displacement(scale, shift, tolerance) for scale in scales for shift in shifts]
-        return max(0, *edges) + 1
+        return max(0, *(math.floor(high) for _, high in self._intervals(tolerance))) + 1
+
+    def reach_ahead(self, tolerance: float = BAND_TOLERANCE) -> int:
+        """The same on the other side, which causal=False sees: up to displacement −W every |p_i| ≤ tolerance."""
+        return max(0, *(-math.ceil(low) for low, _ in self._intervals(tolerance))) + 1
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         bias = self.query_bias_HD
@@ -211,11 +224,30 @@ class Wavelet(Position):
             r_BHTE = q_BHTD + bias[:, None].to(q_BHTD.dtype)
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=table, tail="zero")
 
+    def terms_both_ways(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
+        terms = self.terms(q_BHTD, k_BGSD, q_offset=q_offset)
+        ahead, behind = farthest(q_BHTD, k_BGSD, q_offset)
+        ahead, behind = min(ahead, self._limit_ahead - 1), min(behind, self._limit - 1)
+        if ahead == 0:
+            return terms
+        if self.grid is not None:
+            table = self._learned_table(ahead + behind + 1, first=-ahead)
+            return dataclasses.replace(terms, table=table, first_displacement=-ahead)
+        pairs = self._cache_both_ways.get(2 * max(ahead, behind) + 1, q_BHTD.device)
+        return dataclasses.replace(terms, table=_in_order(pairs, ahead, behind), first_displacement=-ahead)
+
     def factors(self, terms: ScoreTerms) -> LowRank | None:
         if self.grid is not None:
             return None
         assert terms.table is not None
         assert terms.r_BHTE is not None
+        if terms.first_displacement:
+            ahead, behind = -terms.first_displacement, terms.table.shape[0] - 1 + terms.first_displacement
+            length = 2 * max(ahead, behind) + 1
+            found = self._cache_both_ways.low_rank(length, terms.r_BHTE.device, terms.r_BHTE.dtype)
+            if found is None:
+                return None
+            return LowRank(coefficients_RK=_in_order(found.coefficients_RK, ahead, behind), basis_KE=found.basis_KE)
         return self._cache.low_rank(terms.table.shape[0], terms.r_BHTE.device, terms.r_BHTE.dtype)
 
     def reset_parameters(self) -> None:
@@ -299,6 +331,12 @@ class Wavelet(Position):
                 table = table * torch.tensor(peaks, dtype=table.dtype, device=table.device)
         return table.to(at_least_float32(next(self.grid.parameters())).dtype)
 
+    def _in_pairs(self, length: int) -> Tensor:
+        """p(δ) for δ = 0, 1, −1, 2, −2, …, so that a longer table begins with a shorter one."""
+        index = torch.arange(length, dtype=torch.float64, device="cpu")
+        distance = ((index + 1.0) / 2.0).floor()
+        return self._at(torch.where(index % 2 == 1, distance, -distance))
+
     def _is_mirrored(self, scale: float) -> bool:
         """Whether a one-sided wavelet would cover only displacements ahead of the query, were it not mirrored."""
         low, high = self.mother.support(scale, BAND_TOLERANCE)
@@ -309,15 +347,22 @@ class Wavelet(Position):
         values = self.mother.evaluate(-x if self._is_mirrored(scale) else x, scale)
         return values * self._amplitude(scale)
 
-    def _last_displacement(self, scale: float, shift: float, tolerance: float) -> int:
-        """The last displacement δ at which the wavelet may exceed the tolerance; negative if there is none."""
-        amplitude = self._amplitude(scale)
-        if amplitude <= tolerance * 1e-3:
-            return -1
-        low, high = self.mother.support(scale, tolerance / amplitude)
-        if self._is_mirrored(scale):
-            low, high = -high, -low
-        return math.floor(shift + high if self.config.direction == "past" else -shift - low)
+    def _intervals(self, tolerance: float) -> Iterator[tuple[float, float]]:
+        """For every wavelet the interval of δ outside which it does not exceed the tolerance; of none: (0, −1)."""
+        if not 0.0 < tolerance < 1.0:
+            raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
+        scales, shifts = self._extremes()
+        for scale in scales:
+            amplitude = self._amplitude(scale)
+            if amplitude <= tolerance * 1e-3:
+                yield 0.0, -1.0
+                continue
+            low, high = self.mother.support(scale, tolerance / amplitude)
+            if self._is_mirrored(scale) == (self.config.direction == "past"):
+                low, high = -high, -low
+            for shift in shifts:
+                centre = shift if self.config.direction == "past" else -shift
+                yield centre + low, centre + high
 
     def _amplitude(self, scale: float) -> float:
         match self.config.amplitude:
@@ -331,3 +376,8 @@ class Wavelet(Position):
                 x = torch.arange(max(low, -reach) // 1, min(high, reach) + 1, dtype=torch.float64, device="cpu")
                 peak = float(self.mother.evaluate(x, scale).abs().max())
                 return 1.0 / peak if peak > 0.0 else 1.0
+
+
+def _in_order(pairs_RX: Tensor, ahead: int, behind: int) -> Tensor:
+    """Rows for δ = −ahead … behind, of those for δ = 0, 1, −1, 2, −2, …"""
+    return torch.cat([pairs_RX[2 : 2 * ahead + 1 : 2].flip(0), pairs_RX[:1], pairs_RX[1 : 2 * behind : 2]])

@@ -47,6 +47,25 @@ class RunningLoss:
         self._sum = torch.tensor(own)
 
 
+class Speed:
+    """Tokens per second between two logged losses, with all that lies between: data, checkpoints, validation.
+
+    Args:
+        batch_tokens: of an update, over all devices.
+    """
+
+    def __init__(self, batch_tokens: int) -> None:
+        self._batch_tokens = batch_tokens
+        self._last: tuple[int, float] | None = None
+
+    def since_last(self, step: int) -> dict[str, float]:
+        """{"tokens_per_second": …} since the last call; nothing at the first, and after no update."""
+        last, self._last = self._last, (step, time.monotonic())
+        if last is None or step == last[0]:
+            return {}
+        return {"tokens_per_second": round((step - last[0]) * self._batch_tokens / (self._last[1] - last[1]))}
+
+
 class CompleteCheckpoints(TrainerCallback):  # type: ignore[misc] # transformers is untyped here
     """Marks each checkpoint once all of it is on disk; carries seconds and unlogged losses across restarts."""
 
@@ -149,16 +168,23 @@ class Validation(TrainerCallback):  # type: ignore[misc] # as above
                 loss = model(input_ids=batch["input_ids"].to(device), shift_labels=targets).loss
                 nats, tokens = nats + float(loss) * targets.numel(), tokens + targets.numel()
         model.train()
+        asked = control.should_log
         self._log({"valid_loss": nats / tokens})
+        control.should_log = asked  # Trainer takes any log for that of the training's loss
 
 
 class TellProgress(TrainerCallback):  # type: ignore[misc] # as above
-    """Tells of each update, with the last logged loss."""
+    """Tells of each update, with the last logged loss and the speed up to it."""
 
     def __init__(self, update: Update | None) -> None:
         self._update = update
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._update is not None and state.is_world_process_zero:
-            logged = [entry["loss"] for entry in state.log_history[-3:] if "loss" in entry]
-            self._update(state.global_step, state.max_steps, f"loss {logged[-1]:.3f}" if logged else "")
+            logged = next((entry for entry in reversed(state.log_history) if "loss" in entry), None)
+            self._update(state.global_step, state.max_steps, "" if logged is None else _told(logged))
+
+
+def _told(logged: dict[str, float]) -> str:
+    speed = logged.get("tokens_per_second")
+    return f"loss {logged['loss']:.3f}" + ("" if speed is None else f", {speed / 1000:.1f}k tokens/s")

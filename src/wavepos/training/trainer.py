@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,18 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     PrinterCallback,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
 from wavepos.console import Update, is_first_process
 from wavepos.data import Blocks, PreparedData
 from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
 from wavepos.training.build import build_model
-from wavepos.training.callbacks import CompleteCheckpoints, RunningLoss, StopOnSignal, TellProgress, Validation
+from wavepos.training.callbacks import CompleteCheckpoints, RunningLoss, Speed, StopOnSignal, TellProgress, Validation
 from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_checkpoint
 from wavepos.training.config import VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
 from wavepos.training.processes import in_first
@@ -48,6 +51,7 @@ def train(
     out: Path,
     data: PreparedData,
     update: Update | None = None,
+    report_to: Sequence[str] = (),
     *,
     imports: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -57,7 +61,9 @@ def train(
         config: the run.
         out: the run directory.
         data: what `prepare(config.corpus, config.tokenizer)` gave.
-        update: told in the first process of each update, with the last logged loss.
+        update: told in the first process of each update, with the last logged loss and speed.
+        report_to: trackers that Trainer knows ("wandb", "trackio", …) and that get what TensorBoard gets, the run under
+            the directory's name.
         imports: modules, or files, that register what the config needs: recorded, and named where they are missing.
 
     Returns:
@@ -65,16 +71,18 @@ def train(
 
     Raises:
         ValueError: the directory holds a run with another config or on other data, or damaged checkpoints alone; the
-            corpus or the devices do not fit the config.
+            corpus or the devices do not fit the config; a tracker that Trainer does not know.
+        ImportError: a tracker's package is missing.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the state of the last finished update has been saved.
     """
+    trackers = _trackers(report_to)
     arguments = _arguments(config, out)  # joins the processes
     record = in_first(lambda: opened_record(config, out, data, imports))
     if record["status"] == "finished":
         return record
     checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
     if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
-        checkpoint = _trained(config, arguments, data, checkpoint, update)
+        checkpoint = _trained(config, arguments, data, checkpoint, [*trackers, TellProgress(update)])
     return in_first(lambda: _finished(config, record, data, checkpoint, arguments.world_size))
 
 
@@ -83,14 +91,13 @@ def _trained(
     arguments: TrainingArguments,
     data: PreparedData,
     checkpoint: Path | None,
-    update: Update | None,
+    callbacks: Sequence[TrainerCallback],
 ) -> Path:
     """Go on from a checkpoint, or begin; returns the checkpoint of the last update."""
     directory = Path(arguments.output_dir)
     losses, stop = RunningLoss(), StopOnSignal()
-    callbacks = [CompleteCheckpoints(directory, losses), stop, TellProgress(update)]
-    trainer = _trainer(config, arguments, data, callbacks)
-    trainer.losses = losses
+    trainer = _trainer(config, arguments, data, [CompleteCheckpoints(directory, losses), stop, *callbacks])
+    trainer.losses, trainer.speed = losses, Speed(config.batch_tokens)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
@@ -150,6 +157,7 @@ class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is unt
     """
 
     losses: RunningLoss
+    speed: Speed
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -161,6 +169,7 @@ class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is unt
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs["loss"] = self.losses.take()
+            logs |= self.speed.since_last(self.state.global_step)
         super().log(logs, start_time)
 
     def compute_loss(
@@ -233,6 +242,7 @@ def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
         logging_first_step=True,
         logging_nan_inf_filter=False,
         report_to="none",
+        run_name=out.name,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_drop_last=True,
@@ -246,6 +256,22 @@ def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # or Trainer would multiply the batch by nn.DataParallel; torchrun is how to use them all
     return arguments
+
+
+def _trackers(names: Sequence[str]) -> list[TrainerCallback]:
+    """The callbacks of trackers that Trainer serves, by name."""
+    served = sorted(set(INTEGRATION_TO_CALLBACK) - {"tensorboard"})  # which every run directory has
+    trackers = []
+    for name in names:
+        if name not in served:
+            near = get_close_matches(name, served, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"report_to takes some of {', '.join(served)}, got {name!r}{hint}")
+        try:
+            trackers.append(INTEGRATION_TO_CALLBACK[name]())
+        except (RuntimeError, ImportError) as error:  # its package is not installed
+            raise ImportError(f"report_to={name!r}: {error}") from error
+    return trackers
 
 
 def _sharding(config: TrainConfig) -> dict[str, Any]:

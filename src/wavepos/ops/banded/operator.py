@@ -15,6 +15,7 @@ from wavepos.ops.banded.band import Band
 from wavepos.ops.banded.far import far_backward, far_forward
 from wavepos.ops.banded.near import near_backward, near_forward
 from wavepos.ops.banded.prepare import prepared
+from wavepos.ops.banded.segments import segments
 from wavepos.ops.banded.single import is_single, single_attention
 from wavepos.ops.banded.totals import Grads, Output
 from wavepos.ops.call import TABLE_TERMS, Call, Implementation
@@ -55,22 +56,34 @@ BANDED = Implementation(
 
 
 def _forward(call: Call) -> Output:
-    q, band = call.terms.q_BHTD, Band.of(call)
+    q = call.terms.q_BHTD
     lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     output = Output(out_BHTD=out, lse_BHT=lse, share_BHT=torch.empty_like(lse))
+    parts = segments(call.mask)
+    if parts is None:
+        _forward_part(call, output)
+        return output
+    for x in (output.out_BHTD, output.lse_BHT, output.share_BHT):
+        x.zero_()  # also for queries that see no key
+    for part in parts:
+        _forward_part(part.call(call), part.output(output))
+    return output
+
+
+def _forward_part(call: Call, output: Output) -> None:
+    band = Band.of(call)
     far_rows = far_forward(call, band, output)
     if band.has_near:
         near_forward(call, band, output, far_rows)
-    else:
-        for rows in (slice(0, far_rows.start), slice(far_rows.stop, None)):
-            out[:, :, rows], lse[:, :, rows] = 0.0, 0.0
-    return output
+        return
+    for rows in (slice(0, far_rows.start), slice(far_rows.stop, None)):
+        output.out_BHTD[:, :, rows], output.lse_BHT[:, :, rows] = 0.0, 0.0
 
 
 def _backward(call: Call, grad_BHTD: Tensor, output: Output, wants: tuple[bool, bool]) -> tuple[Tensor | None, ...]:
     """Gradients of q, k, v, r, table and bias; `wants`: whether those of the table and of the bias are asked for."""
-    terms, band = call.terms, Band.of(call)
+    terms = call.terms
     table, bias = (x if wanted else None for x, wanted in zip((terms.table, terms.bias_HR), wants, strict=True))
     dq, dr = (
         None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -85,14 +98,27 @@ def _backward(call: Call, grad_BHTD: Tensor, output: Output, wants: tuple[bool, 
         if x is not None:
             x.zero_()
     grads = Grads(dq_BHTD=dq, dk_BGSD=dk, dv_BGSD=dv, dr_BHTE=dr, dtable_XRE=dtable, dbias_HR=dbias)
-    far_backward(call, band, grad_BHTD, output, grads)
-    if band.has_near:
-        near_backward(call, band, grad_BHTD, output, grads)
+    parts = segments(call.mask)
+    if parts is None:
+        _backward_part(call, grad_BHTD, output, grads)
+    else:
+        for x in (dq, dk, dv, dr):
+            if x is not None:
+                x.zero_()
+        for part in parts:
+            _backward_part(part.call(call), part.of_rows(grad_BHTD), part.output(output), part.grads(grads))
     if dtable is not None and table is not None:
         dtable = dtable.flip(1).mul_(call.relative_scale).to(table.dtype)
     if dbias is not None and bias is not None:
         dbias = dbias.flip(1).to(bias.dtype)
     return dq, dk.to(terms.k_BGSD.dtype), dv.to(call.v_BGSD.dtype), dr, dtable, dbias
+
+
+def _backward_part(call: Call, grad_BHTD: Tensor, output: Output, grads: Grads) -> None:
+    band = Band.of(call)
+    far_backward(call, band, grad_BHTD, output, grads)
+    if band.has_near:
+        near_backward(call, band, grad_BHTD, output, grads)
 
 
 def _call(

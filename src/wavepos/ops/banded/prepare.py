@@ -69,15 +69,15 @@ def _fitted(call: Call, values_XR: Tensor, first: int) -> tuple[Tensor, int]:
     """A table [1 or H,R,…] or bias [H,R], cut to the call's displacements, and the displacement of its first entry.
 
     Zero holds beyond its ends, up to a constant per query, which no softmax sees: an end whose entry holds beyond it
-    is taken from all. Where the call meets such entries on both sides, they are put in.
+    is taken from all. Where the call meets such entries on both sides, those ahead are put in.
     """
     lowest, highest = call.mask.displacements()
     last = first + values_XR.shape[1] - 1
-    if call.terms.tail == "clamp" and lowest < first and last < highest:
-        before = values_XR[:, :1].expand(-1, first - lowest, *values_XR.shape[2:])
-        behind = values_XR[:, -1:].expand(-1, highest - last, *values_XR.shape[2:])
-        values_XR, first = torch.cat([before, values_XR, behind], dim=1), lowest
-    elif call.terms.tail == "clamp":
-        values_XR = call.without_tail(values_XR, of_last=lowest >= first)
+    if call.terms.tail == "clamp":
+        both = lowest < first and last < highest
+        values_XR = call.without_tail(values_XR, of_last=both or lowest >= first)
+        if both:
+            ahead = values_XR[:, :1].expand(-1, first - lowest, *values_XR.shape[2:])
+            values_XR, first = torch.cat([ahead, values_XR], dim=1), lowest
     start = max(0, lowest - first)
     return values_XR[:, start : highest - first + 1], first + start
