@@ -279,7 +279,7 @@ def test_a_dry_run_of_seven_billion_plans_for_many_gpus(wavepos: Callable[..., D
     [
         (("train", "--method", "ropes"), "method of a position must be one of nope, rotary"),
         (("train", "--method", '{"method": "wavelet", "scle": 2}'), "unknown key 'scle'"),
-        (("train", "--method", "{method}"), "position must be a method's name or a JSON object"),
+        (("train", "--method", "{method}"), "position must be a method's name or JSON"),
         (("train", "--method", "nope", "--corpus", "books"), "corpus must be one of stdlib"),
         (("train", "--method", "nope", "--corpus", "text:no/such/file"), "no such file or folder: no/such/file"),
         (("train", "--method", "nope", "--tokenizer", "bpe:5"), "vocab_size of a BPE must be at least 257, got 5"),

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from wavepos import wavelets
 from wavepos.experiments.report import markdown, read_result
+from wavepos.models import WaveposLlamaConfig
 from wavepos.positions import registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,10 +69,19 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         exec(compile(block, "README.md", "exec"), {})
 
 
+def test_the_positions_of_layers_in_the_mathematics_are_configs() -> None:
+    blocks = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "math.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        config = WaveposLlamaConfig(num_hidden_layers=8, position=json.loads(block))
+        assert config.layer_types == (["sliding_attention"] * 3 + ["full_attention"]) * 2
+
+
 def test_the_python_of_the_guide_to_adding_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(wavelets, "_registered", dict(wavelets._registered))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {"__name__": "adding"}
     for block in blocks:
         exec(compile(block, "docs/adding.md", "exec"), names)

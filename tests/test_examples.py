@@ -29,3 +29,28 @@ def test_trainer_and_our_class_are_enough(tmp_path: Path) -> None:
     assert "'loss'" in done.stdout
     assert "\ndef " in done.stdout
     assert json.loads((tmp_path / "model" / "config.json").read_text())["position"]["method"] == "wavelet"
+
+
+def test_a_method_and_a_wavelet_of_ones_own_are_trained_saved_loaded_and_evaluated(tmp_path: Path) -> None:
+    script = EXAMPLES / "own_position.py"
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 100
+
+    def done(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path, check=check)
+
+    shown = done(str(script), "--out", "run", "--steps", "12").stdout
+    assert "whole 256: perplexity" in shown
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["imports"] == [str(script)]
+    assert record["config"]["position"]["global"] == {"method": "plateau", "reach": 16}
+    evaluate = ("-m", "wavepos.cli", "eval", "run", "--lengths", "64", "--max-tokens", "200")
+    refused = done(*evaluate, check=False)
+    assert refused.returncode == 2
+    assert f"was trained with --import {script}: method of a position must be one of" in refused.stdout
+    assert "got 'plateau'; one of your own is known once what registers it is imported" in refused.stdout
+    assert "nonoverlapping" in done(*evaluate, "--import", str(script)).stdout
+    train = ("train", "--method", "plateau", "--corpus", f"text:{script}", "--tokenizer", "bpe:300", "--seq-len", "16")
+    train += ("--steps", "2", "--batch-tokens", "32", "--out", "other", "--import", str(script))
+    done("-m", "wavepos.cli", *train)
+    assert json.loads((tmp_path / "other" / "run.json").read_text())["imports"] == [str(script)]

@@ -16,7 +16,8 @@ from wavepos.runs import fingerprint, opened_record, run_name, slug, stored_conf
 from wavepos.training.config import TrainConfig
 from wavepos.training.recipes import recipe
 
-VARIANTS: list[dict[str, Any]] = [
+LOCAL: dict[str, Any] = {"method": "wavelet", "window": 64}
+VARIANTS: list[Any] = [
     {"method": "nope"},
     {"method": "rotary"},
     {"method": "rotary", "theta": 256},
@@ -32,9 +33,27 @@ VARIANTS: list[dict[str, Any]] = [
     {"method": "wavelet", "wavelet": "haar", "direction": "future", "query_bias": "recency", "stretch": 2.0},
     {"method": "wavelet", "stretch": 2.0},
     {"method": "wavelet", "scales": [1, 2]},
+    {"method": "wavelet", "learn": ["scales"]},
+    {"method": "wavelet", "learn": ["scales", "shifts"]},
+    {"method": "wavelet", "learn": ["scales", "shifts"], "learn_per_head": True},
     {"method": "wavelet", "scales": [1, 4]},
     {"method": "t5", "num_buckets": 16},
     {"method": "alibi"},
+    {"method": "nope", "temperature": "log"},
+    {"method": "nope", "temperature": {"form": "log", "start": 0.5}},
+    {"method": "nope", "temperature": "llama4"},
+    {"method": "nope", "window": 512},
+    {"method": "nope", "window": 512, "temperature": "log"},
+    {"local": LOCAL, "global": "nope", "every": 4},
+    {"local": LOCAL, "global": "nope", "every": 2},
+    {"local": "nope", "global": LOCAL, "every": 2},
+    {
+        "local": {**LOCAL, "scales": [1, 2], "query_bias": "recency"},
+        "global": {"method": "rotary", "theta": 5},
+        "every": 2,
+    },
+    ["rotary", "rotary", "rotary", "nope"],
+    ["rotary", "rotary", "nope", "nope"],
 ]
 
 
@@ -51,7 +70,15 @@ def config(position: str | dict[str, Any], **fields: Any) -> TrainConfig:
         (config({"method": "rotary", "theta": 256.0}), "tiny-rotary-theta256-stdlib-0"),
         (config({"method": "rotary", "theta": 10_000.0}), "tiny-rotary-stdlib-0"),
         (config({"method": "wavelet", "scales": [1, 2]}), "tiny-wavelet-25a22774-stdlib-0"),
+        (config({"method": "wavelet", "learn": ["shifts", "scales"]}), "tiny-wavelet-learn-scales-shifts-stdlib-0"),
         (config("alibi", corpus="text:own.txt"), "tiny-alibi-text-own-txt-0"),
+        (config({"method": "nope", "temperature": "log"}), "tiny-nope-temperature-log-stdlib-0"),
+        (config({"method": "wavelet", "window": 64}), "tiny-wavelet-window64-stdlib-0"),
+        (
+            config({"local": LOCAL, "global": {"method": "nope", "temperature": "log"}, "every": 4}),
+            "tiny-local-wavelet-window64-global-nope-temperature-log-every4-stdlib-0",
+        ),
+        (config(["rotary", "nope", "rotary", "nope"]), "tiny-layers-rotary-nope-42edd44b-stdlib-0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -63,7 +90,7 @@ def test_names_are_readable_and_stay(given: TrainConfig, name: str) -> None:
 def test_other_positions_have_other_names(model: str) -> None:
     names = [run_name(config(position, model=model)) for position in VARIANTS]
     assert len(set(names)) == len(VARIANTS)
-    assert all(re.fullmatch(r"[A-Za-z0-9.-]+", name) and len(name) < 100 for name in names)
+    assert all(re.fullmatch(r"[A-Za-z0-9.-]+", name) and len(name) < 120 for name in names)
 
 
 def test_long_texts_end_in_a_hash() -> None:
@@ -95,6 +122,43 @@ def test_exact_names_tell_every_config_apart() -> None:
     assert all(name.startswith(run_name(given) + "-") for name in exact)
     assert exact[0].endswith(fingerprint(given)[:8])
     assert run_name(config({"method": "wavelet", "direction": "past"}), exact=True) == exact[0]
+
+
+@pytest.mark.parametrize(
+    ("position", "digest"),
+    [
+        ("wavelet", "577cb6ea"),
+        ("nope", "96ebde84"),
+        ({"method": "rotary", "theta": 5e5}, "4144b89a"),
+    ],
+    ids=str,
+)
+def test_fingerprints_are_those_of_versions_without_the_fields_that_any_position_may_have(
+    position: str | dict[str, Any], digest: str
+) -> None:
+    assert fingerprint(config(position))[:8] == digest
+    bare = position if isinstance(position, dict) else {"method": position}
+    assert fingerprint(config({**bare, "temperature": None, "window": None}))[:8] == digest
+    assert fingerprint(config({**bare, "window": 9}))[:8] != digest
+
+
+def test_layers_have_a_fingerprint_and_a_record_like_any_position(tmp_path: Path) -> None:
+    pattern = {"local": LOCAL, "global": "nope", "every": 4}
+    given, data = config(pattern, model="llama"), SimpleNamespace(fingerprint={"train": "1"})
+    record = opened_record(given, tmp_path, data)
+    again = stored_config(TrainConfig, json.loads(json.dumps(record)))
+    assert (
+        fingerprint(again)
+        == fingerprint(given)
+        == fingerprint(config({**pattern, "global": {"method": "NoPE"}}, model="llama"))
+    )
+    assert opened_record(again, tmp_path, data) == record
+    others = [
+        config(["wavelet"] * 4, model="llama"),
+        config("wavelet", model="llama"),
+        config({**pattern, "every": 2}, model="llama"),
+    ]
+    assert len({fingerprint(one) for one in (given, *others)}) == 4
 
 
 @pytest.mark.parametrize("change", [{}, {"steps": 201}, {"position": {"method": "wavelet", "stretch": 2.0}}], ids=str)

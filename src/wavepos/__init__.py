@@ -13,13 +13,16 @@ if TYPE_CHECKING:
         Kerple,
         LearnedRelative,
         NoPE,
+        Position,
         Rotary,
+        ScoreTerms,
         ShawRelative,
         T5Bias,
         TransformerXLRelative,
         Wavelet,
         register_position,
     )
+    from wavepos.wavelets import register_wavelet
 
 __version__ = "0.1.0"
 
@@ -30,7 +33,9 @@ __all__ = [
     "Kerple",
     "LearnedRelative",
     "NoPE",
+    "Position",
     "Rotary",
+    "ScoreTerms",
     "ShawRelative",
     "T5Bias",
     "TransformerXLRelative",
@@ -39,6 +44,7 @@ __all__ = [
     "attention",
     "attention_map",
     "register_position",
+    "register_wavelet",
 ]
 
 if not TYPE_CHECKING:
@@ -47,6 +53,7 @@ if not TYPE_CHECKING:
         {
             **{name: "wavepos.positions" for name in __all__ if name != "__version__"},
             **dict.fromkeys(("attention", "attention_map"), "wavepos.ops.attention"),
+            "register_wavelet": "wavepos.wavelets",
             **{name: f"wavepos.{name}" for name in ("ops", "positions", "wavelets")},
         },
     )

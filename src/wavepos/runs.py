@@ -10,15 +10,19 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wavepos.positions import parse_position
+from wavepos.positions import PositionConfig, parse_layers
 from wavepos.positions.config import TypedConfig
+from wavepos.positions.layers import LayerPattern, LayerPositions, distinct_configs, with_each
+from wavepos.positions.temperature import parse_temperature
+from wavepos.positions.wavelet import WaveletConfig
+from wavepos.wavelets import mother_wavelet
 
 if TYPE_CHECKING:
     from wavepos.data import PreparedData
@@ -51,12 +55,25 @@ def run_name(config: "TrainConfig", *, exact: bool = False) -> str:
 
 def position_name(config: "TrainConfig") -> str:
     """The position of a run as a part of file names; other positions have other names."""
-    method = config.position["method"]
+    layers = parse_layers(config.position)
+    if isinstance(layers, PositionConfig):
+        return _method_name(config, config.position)
+    if isinstance(layers, LayerPattern):
+        local, wide = (_method_name(config, config.position[key]) for key in ("local", "global"))
+        name = f"local-{local}-global-{wide}-every{layers.every}"
+        if len(name) <= 2 * LONGEST_NAME:
+            return name
+    methods = "-".join(own.method for own in distinct_configs(layers))
+    return f"layers-{methods[:LONGEST_NAME]}-{_short_hash(json.dumps(_distinct_layers(layers), sort_keys=True))}"
+
+
+def _method_name(config: "TrainConfig", position: dict[str, Any]) -> str:
+    method = position["method"]
     try:
         default = dataclasses.replace(config, position={"method": method}).position
     except ValueError:  # a method that cannot do without settings: all of them are named
         default = {"method": method}
-    ours, plain = (json.loads(json.dumps(position)) for position in (config.position, default))
+    ours, plain = (json.loads(json.dumps(one)) for one in (position, default))
     differing = {key: ours[key] for key in sorted(ours) if ours[key] != plain.get(key)}
     parts = [_named(key, value) for key, value in differing.items()]
     name = "-".join([method, *(part for part in parts if part is not None)])
@@ -88,12 +105,15 @@ def _distinct(data: Any) -> dict[str, Any]:
         if value == field.default:
             continue
         if field.name == "position":
-            parsed = parse_position(value)
-            value = {"method": parsed.method, **_distinct(parsed)}
+            value = _distinct_layers(parse_layers(value))
         elif isinstance(value, TypedConfig):
             value = {value.tag: value.name(), **_distinct(value)}
         found[field.name] = value
     return found
+
+
+def _distinct_layers(layers: LayerPositions) -> Any:
+    return with_each(layers, lambda own: {"method": own.method, **_distinct(own)})
 
 
 def stored_config(kind: type["TrainConfig"], record: Mapping[str, Any]) -> "TrainConfig":
@@ -117,7 +137,7 @@ def finished_run(run_dir: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no run there.
-        ValueError: the run is not finished.
+        ValueError: the run is not finished, or nobody has registered its position or wavelet.
     """
     path = run_dir / RECORD
     if not path.exists():
@@ -125,11 +145,32 @@ def finished_run(run_dir: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if record["status"] != "finished":
         raise ValueError(f"the run in {run_dir} is not finished: give its `wavepos train` command again")
+    _check_registered(run_dir, record)
     return record
 
 
-def opened_record(config: "TrainConfig", out: Path, data: "PreparedData") -> dict[str, Any]:
+def _check_registered(run_dir: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a run whose position or wavelet nobody has registered here, with what it was trained with."""
+    position = record.get("config", {}).get("position")
+    try:
+        for own in () if position is None else distinct_configs(parse_layers(position)):
+            if isinstance(own, WaveletConfig):
+                mother_wavelet(own.wavelet)
+    except ValueError as error:
+        imports = "".join(f" --import {name}" for name in record.get("imports", ()))
+        raise ValueError(f"{run_dir}{f' was trained with{imports}' if imports else ''}: {error}") from error
+
+
+def opened_record(
+    config: "TrainConfig", out: Path, data: "PreparedData", imports: Sequence[str] = ()
+) -> dict[str, Any]:
     """run.json of a run directory, begun if there is none; what a record of an older version lacks is filled in.
+
+    Args:
+        config: the run.
+        out: its directory.
+        data: its data.
+        imports: modules, or files, that register what the config needs.
 
     Raises:
         ValueError: the directory holds a run with another config (or one of another version) or on other data.
@@ -141,6 +182,8 @@ def opened_record(config: "TrainConfig", out: Path, data: "PreparedData") -> dic
         _check_config(config, record, out, same_data=record.get("data") == data.fingerprint)
         _check_data(data, record.get("data"), config.corpus, out)
     completed = record | {"config": json.loads(json.dumps(dataclasses.asdict(config))), "data": data.fingerprint}
+    if imports:
+        completed["imports"] = list(imports)
     if completed != record:
         write_json(path, completed)
     return completed
@@ -171,6 +214,11 @@ def _named(key: str, value: Any) -> str | None:
     """A field of a position as a part of a name, or None where that would be no plain one."""
     if key in NAMED_BY_VALUE and isinstance(value, str) and value.isalnum():
         return value
+    if key == "learn":
+        return "-".join(["learn", *value])
+    if key == "temperature":
+        temperature = parse_temperature(value)
+        return f"temperature-{temperature.form}" if temperature == type(temperature)() else None
     if isinstance(value, bool):
         return key.replace("_", "") if value else f"no{key.replace('_', '')}"
     if isinstance(value, int | float) and math.isfinite(value):

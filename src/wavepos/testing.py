@@ -241,6 +241,7 @@ def _dense(*, q: Tensor, k: Tensor, v: Tensor, position: Position, **kwargs: Any
         terms = position.terms(q, k, q_offset=offset, **read)
     else:
         terms = position.terms_both_ways(q, k, q_offset=offset)
+    terms = terms.tempered(position.temperature, offset)
     repeats = q.shape[1] // k.shape[1]
     keys, values = terms.k_BGSD.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     scale = kwargs.get("softmax_scale") or 1.0 / math.sqrt(q.shape[-1])

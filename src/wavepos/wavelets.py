@@ -7,24 +7,32 @@ as an option.
 
 import difflib
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor
 
+from wavepos._entry_points import UNKNOWN, load_entry_points
+
 PYWAVELETS_FAMILIES = ("db", "sym", "coif", "dmey", "bior", "rbio")
-CLOSED_FORMS = ("ricker", "gaussian", "haar", "morlet", "true_morlet")
 
 
 class MotherWavelet(ABC):
     """A wavelet ψ_{a,0}(x) together with the interval outside which it vanishes.
 
-    Subclass it to use a wavelet of your own: two methods, `evaluate` and `support`, and `Wavelet(wavelet=Yours())`.
-    A wavelet whose support lies on one side of zero is one-sided; `Wavelet` turns it to the causal side.
+    Subclass it to use a wavelet of your own: a name and two methods, `evaluate` and `support`, and
+    `Wavelet(wavelet=Yours())`; or `register_wavelet`, and configs and saved models know it by its name.
+    A wavelet whose support lies on one side of zero is one-sided; `Wavelet` turns it to the causal side. Where ψ has
+    derivatives `differentiable = True` says so: `evaluate` then takes a tensor of scales as well, and its support grows
+    with the scale, so that scales and shifts can be trained.
     """
+
+    differentiable: bool = False
+    """Whether `evaluate` has gradients in x and in a scale that is a tensor."""
 
     @property
     @abstractmethod
@@ -32,12 +40,13 @@ class MotherWavelet(ABC):
         """The name it carries in configs, plots and errors."""
 
     @abstractmethod
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         """ψ at x.
 
         Args:
             x: t − b, in tokens, float64, any shape.
-            scale: a > 0, in tokens (the level j for wavelets sampled by PyWavelets).
+            scale: a > 0, in tokens (the level j for wavelets sampled by PyWavelets); where it is learned a tensor that
+                broadcasts to x.
 
         Returns:
             The values, float64, of x's shape.
@@ -52,11 +61,13 @@ class MotherWavelet(ABC):
 class Ricker(MotherWavelet):
     """ψ(u) = (1 − u²)·exp(−u²/2), u = x/a (Eq. 12; PyWavelets calls it mexh). As in the paper."""
 
+    differentiable = True
+
     @property
     def name(self) -> str:
         return "ricker"
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         squared = (x / scale).square()
         return (1.0 - squared) * torch.exp(-0.5 * squared)
 
@@ -69,11 +80,13 @@ class Ricker(MotherWavelet):
 class Gaussian(MotherWavelet):
     """ψ(u) = exp(−u²), u = x/a (section 6.3.1). As in the paper."""
 
+    differentiable = True
+
     @property
     def name(self) -> str:
         return "gaussian"
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         return torch.exp(-(x / scale).square())
 
     def support(self, scale: float, tolerance: float) -> tuple[float, float]:
@@ -89,7 +102,7 @@ class Haar(MotherWavelet):
     def name(self) -> str:
         return "haar"
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         u = x / scale
         near = ((u >= -0.5) & (u < 0.0)).to(x.dtype)
         far = ((u >= -1.0) & (u < -0.5)).to(x.dtype)
@@ -106,11 +119,13 @@ class Morlet(MotherWavelet):
     As in the paper. `TrueMorlet` is the wavelet that usually bears the name.
     """
 
+    differentiable = True
+
     @property
     def name(self) -> str:
         return "morlet"
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         return torch.exp(-(x / scale).square()) * torch.cos(x)
 
     def support(self, scale: float, tolerance: float) -> tuple[float, float]:
@@ -127,6 +142,8 @@ class TrueMorlet(MotherWavelet):
         omega0: the angular frequency ω₀, in radians per unit of u; 5 is customary.
     """
 
+    differentiable = True
+
     def __init__(self, omega0: float = 5.0) -> None:
         if not omega0 > 0.0:
             raise ValueError(f"omega0 must be positive, got {omega0}")
@@ -136,7 +153,7 @@ class TrueMorlet(MotherWavelet):
     def name(self) -> str:
         return "true_morlet"
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
         u = x / scale
         return torch.exp(-0.5 * u.square()) * torch.cos(self.omega0 * u)
 
@@ -165,8 +182,8 @@ class Sampled(MotherWavelet):
     def name(self) -> str:
         return self._family
 
-    def evaluate(self, x: Tensor, scale: float) -> Tensor:
-        samples = _pywavelets_samples(self._family, self._level(scale)).to(x.device)
+    def evaluate(self, x: Tensor, scale: float | Tensor) -> Tensor:
+        samples = _pywavelets_samples(self._family, self._level(float(scale))).to(x.device)
         index = x.round().to(torch.int64)
         inside = (index >= 0) & (index < samples.numel())
         values = samples[index.clamp(0, samples.numel() - 1)]
@@ -186,36 +203,100 @@ class Sampled(MotherWavelet):
         return level
 
 
+_CLOSED: Mapping[str, Callable[[], MotherWavelet]] = {
+    "ricker": Ricker,
+    "gaussian": Gaussian,
+    "haar": Haar,
+    "morlet": Morlet,
+    "true_morlet": TrueMorlet,
+}
+CLOSED_FORMS = tuple(_CLOSED)
+
+_registered: dict[str, MotherWavelet] = {}
+Registered = TypeVar("Registered", bound=MotherWavelet | type[MotherWavelet])
+
+
+def register_wavelet(name: str, wavelet: Registered) -> Registered:
+    """Make a mother wavelet of your own known by its name: to `Wavelet`, models, config files and the command line.
+
+    A saved model is loaded again once the module that registers its wavelet is imported, as with `register_position`.
+
+    Args:
+        name: lower-case letters, digits and underscores; what stands as "wavelet" in configs.
+        wavelet: a `MotherWavelet`, or its class, made without arguments, with that name. One of the same class takes
+            the former's place.
+
+    Returns:
+        The wavelet, or the class, itself.
+
+    Raises:
+        ValueError: the name is taken, or not the wavelet's own.
+        TypeError: it is no such wavelet.
+
+    Example:
+        >>> import math, torch
+        >>> from wavepos import Wavelet
+        >>> from wavepos.wavelets import MotherWavelet, register_wavelet
+        >>> class Exponential(MotherWavelet):
+        ...     name = "exponential"
+        ...     def evaluate(self, x, scale):
+        ...         return torch.exp(-(x / scale).abs())
+        ...     def support(self, scale, tolerance):
+        ...         radius = scale * -math.log(min(tolerance, 1.0))
+        ...         return -radius, radius
+        >>> _ = register_wavelet("exponential", Exponential)
+        >>> Wavelet(64, "exponential").reach(1e-3)
+        892
+    """
+    made = wavelet() if isinstance(wavelet, type) and issubclass(wavelet, MotherWavelet) else wavelet
+    if not isinstance(made, MotherWavelet):
+        raise TypeError(f"wavelet must be a MotherWavelet or its class, got {wavelet!r}")
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"name of a wavelet must be lower-case letters, digits and underscores, got {name!r}")
+    if made.name != name:
+        raise ValueError(f"the wavelet's own name must be {name!r}, which configs store, got {made.name!r}")
+    known = _registered.get(name)
+    if name in _CLOSED or _is_of_pywavelets(name) or (known is not None and not _is_same(type(known), type(made))):
+        raise ValueError(f"the name {name!r} of {type(made).__name__} is another wavelet's already")
+    _registered[name] = made
+    return wavelet
+
+
 def mother_wavelet(name: str) -> MotherWavelet:
     """The mother wavelet of that name.
 
     Args:
-        name: "ricker", "gaussian", "haar", "morlet", "true_morlet", or a discrete wavelet of PyWavelets ("db4").
+        name: "ricker", "gaussian", "haar", "morlet", "true_morlet", a registered one, or a discrete wavelet of
+            PyWavelets ("db4").
 
     Raises:
         ValueError: no such wavelet.
         ImportError: the name belongs to PyWavelets, which is not installed.
     """
-    match name:
-        case "ricker":
-            return Ricker()
-        case "gaussian":
-            return Gaussian()
-        case "haar":
-            return Haar()
-        case "morlet":
-            return Morlet()
-        case "true_morlet":
-            return TrueMorlet()
-        case _ if name.startswith(PYWAVELETS_FAMILIES):
-            return Sampled(name)
-        case _:
-            close = difflib.get_close_matches(name, CLOSED_FORMS, 1)
-            raise ValueError(
-                f"wavelet must be one of {', '.join(CLOSED_FORMS)}, or a discrete wavelet of PyWavelets "
-                f"({', '.join(PYWAVELETS_FAMILIES)}, such as 'db4'), got {name!r}"
-                + (f": did you mean {close[0]!r}?" if close else "")
-            )
+    if name in _CLOSED:
+        return _CLOSED[name]()
+    if name not in _registered and not _is_of_pywavelets(name):
+        load_entry_points()
+    if name in _registered:
+        return _registered[name]
+    if name.startswith(PYWAVELETS_FAMILIES):
+        return Sampled(name)
+    own = [*_CLOSED, *_registered]
+    close = difflib.get_close_matches(name, own, 1)
+    raise ValueError(
+        f"wavelet must be one of {', '.join(own)}, or a discrete wavelet of PyWavelets "
+        f"({', '.join(PYWAVELETS_FAMILIES)}, such as 'db4'), got {name!r}"
+        + (f": did you mean {close[0]!r}?" if close else "")
+        + f"; {UNKNOWN}"
+    )
+
+
+def _is_of_pywavelets(name: str) -> bool:
+    return re.fullmatch(rf"({'|'.join(PYWAVELETS_FAMILIES)})[0-9.]*", name) is not None
+
+
+def _is_same(one: type, other: type) -> bool:
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def _last_crossing(envelope: Callable[[float], float], start: float, tolerance: float) -> float:

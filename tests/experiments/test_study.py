@@ -22,6 +22,14 @@ def test_methods_are_named_in_three_ways() -> None:
     assert chosen['{"method": "wavelet", "direction": "future"}'].position["direction"] == "future"
 
 
+def test_a_pattern_of_layers_is_a_method_of_a_study() -> None:
+    pattern = '{"local": {"method": "wavelet", "window": 64}, "global": "nope", "every": 4}'
+    chosen = select_methods([pattern, '["rope", "nope"]'], KNOWN)
+    assert list(chosen) == [pattern, '["rope", "nope"]']
+    assert chosen[pattern].position["local"]["window"] == 64
+    assert [one["method"] for one in chosen['["rope", "nope"]'].position] == ["rotary", "nope"]
+
+
 def test_spelling_does_not_matter() -> None:
     chosen = select_methods(["ROPE", "wavelet fit-grid", "Transformer-XL", "transformerXL", "T5-bias"], KNOWN)
     assert list(chosen) == ["RoPE", "Wavelet, fit grid", "transformer_xl", "t5"]

@@ -88,7 +88,8 @@ def test_a_seed_gives_all_methods_the_same_other_weights(family: str) -> None:
         return weights
 
     plain = state("nope")
-    for position in ("t5", "transformer_xl", "learned_relative", "forget_gate", "cable", RECENCY):
+    tempered = {"method": "nope", "temperature": "log"}
+    for position in ("t5", "transformer_xl", "learned_relative", "forget_gate", "cable", RECENCY, tempered):
         other = state(position)
         assert set(plain) < set(other)
         for key, x in plain.items():

@@ -63,13 +63,13 @@ def test_an_unknown_field_is_refused_with_the_nearest(
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("layer_types", ["sliding_attention"] * 2, "every layer sees all keys before it"),
-        ("sliding_window", 16, "every layer sees all keys before it"),
-        ("per_layer_config", {"0": {"hidden_size": 8}}, "all layers are alike"),
+        ("layer_types", ["sliding_attention"] * 2, r".*windows stand in position=\{'method': …, 'window': …\}"),
+        ("sliding_window", 16, r".*windows stand in position=\{'method': …, 'window': …\}"),
+        ("per_layer_config", {"0": {"hidden_size": 8}}, r"has no effect in \w+: layers differ in position=\[…\] alone"),
     ],
 )
 def test_a_field_without_effect_is_refused(config: type[PreTrainedConfig], name: str, value: Any, why: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} has no effect in {config.__name__}: {why}"):
+    with pytest.raises(ValueError, match=f"{name} {why}"):
         config(**{name: value})
     assert name not in config(**{name: None}).to_dict()
 

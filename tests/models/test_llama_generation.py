@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_llama import DYNAMIC, POSITIONS, RECENCY, config, name, small_llama, tokens
+from small_llama import DYNAMIC, POSITIONS, RECENCY, name, small_llama, tokens
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import Cache, QuantizedLayer
@@ -156,11 +156,6 @@ def test_a_quantised_cache_of_optimum_quanto_is_served() -> None:
 def test_continuous_batching_is_refused(method: str) -> None:
     with pytest.raises(NotImplementedError, match="continuous batching is not served"):
         getattr(small_llama(), method)([[1, 2, 3]])
-
-
-def test_a_sliding_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="sliding_window has no effect in WaveposLlamaConfig: every layer sees all"):
-        config(sliding_window=16)
 
 
 def test_a_rotation_that_follows_the_length_is_refused_in_a_compiled_step() -> None:

@@ -221,5 +221,15 @@ def test_a_partial_rotation_is_refused() -> None:
     parameters = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
     theirs = llama()
     theirs.config.rope_parameters = parameters
-    with pytest.raises(ValueError, match="rotates a part of each head"):
+    with pytest.raises(ValueError, match=r"rotates a part of each head .*transformers' Llama rotates all of it"):
         from_llama(theirs, "rotary")
+
+
+@pytest.mark.parametrize("factor", [1.0, 4.0])
+def test_a_llama_with_proportional_rotation_computes_what_it_computed(factor: float) -> None:
+    rope = {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "factor": factor}
+    theirs = llama(rope_parameters=rope)
+    ours = from_llama(theirs, "rotary")
+    assert ours.config.position["partial_rotary_style"] == "high_frequencies"
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens()).logits, theirs(tokens()).logits, atol=2e-5, rtol=0.0)

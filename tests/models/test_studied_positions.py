@@ -111,6 +111,6 @@ def test_the_config_is_one_of_the_librarys() -> None:
     assert config.to_json() == {"method": "rope_wavelet", "theta": 10000.0, "scaled": True}
     with pytest.raises(ValueError, match=r"position 'rope_wavelet': theta must be more than 1, got 1\.0"):
         parse_position({"method": "rope_wavelet", "theta": 1.0})
-    with pytest.raises(ValueError, match="takes theta, scaled, got the unknown key 'base'"):
+    with pytest.raises(ValueError, match="takes theta, scaled, temperature, window, got the unknown key 'base'"):
         parse_position({"method": "rope_wavelet", "base": 2.0})
     assert type(build_position(config, head_dim=16, num_heads=4)).__name__ == "RopeBasedWavelet"

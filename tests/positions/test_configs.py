@@ -79,9 +79,18 @@ def test_any_json_parses_and_builds_or_raises_a_value_error(data: Any) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"method": "rotary", "theta": "x"}, "position 'rotary': theta must be a finite number, got 'x'"),
-        ({"method": "rotary", "theta": math.nan}, "position 'rotary': theta must be a finite number, got nan"),
-        ({"method": "rotary", "theta": True}, "position 'rotary': theta must be a finite number, got True"),
+        (
+            {"method": "rotary", "theta": "x"},
+            "position 'rotary': theta must be a finite number or 'trained_length', got 'x'",
+        ),
+        (
+            {"method": "rotary", "theta": math.nan},
+            "position 'rotary': theta must be a finite number or 'trained_length', got nan",
+        ),
+        (
+            {"method": "rotary", "theta": True},
+            "position 'rotary': theta must be a finite number or 'trained_length', got True",
+        ),
         (
             {"method": "rotary", "theta": 1e308},
             r"position 'rotary': theta must lie between 1.0 and 1e\+30, got 1e\+308",
@@ -119,7 +128,9 @@ def test_a_wrong_value_is_named_with_what_is_taken(config: Any, message: str) ->
 
 
 def test_a_config_checks_itself_without_json_too() -> None:
-    with pytest.raises(ValueError, match="position 'rotary': theta must be a finite number, got 'x'"):
+    with pytest.raises(
+        ValueError, match="position 'rotary': theta must be a finite number or 'trained_length', got 'x'"
+    ):
         RotaryConfig(theta="x")  # type: ignore[arg-type]
     assert isinstance(RotaryConfig(theta=np.float32(500.0)).theta, float)  # type: ignore[arg-type]
     assert RotaryConfig(theta=500).theta == 500.0

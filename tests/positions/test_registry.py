@@ -108,6 +108,16 @@ def test_every_backend_that_serves_its_terms_computes_it(step: type[StepConfig])
         torch.testing.assert_close(attention(q, k, v, position=position, backend=backend), expected)
 
 
+def test_a_method_of_ones_own_has_the_fields_that_any_position_has(step: type[StepConfig]) -> None:
+    config = parse_position({"method": "step", "window": 3, "temperature": "log"})
+    position = config.build(head_dim=16, num_heads=4)
+    assert position.window == 3
+    assert [name for name, _ in position.named_parameters()] == ["height_H", "temperature.s_H"]
+    assert parse_position(position_dict(config)) == config
+    bare = StepConfig().build(head_dim=16, num_heads=4)
+    assert (bare.window, bare.temperature) == (None, None)
+
+
 FAMILIES: list[tuple[type[Any], type[Any], dict[str, Any]]] = [
     (BaevskiAuliConfig, BaevskiAuliForCausalLM, {"intermediate_size": 64, "cutoffs": ()}),
     (WaveposLlamaConfig, WaveposLlamaForCausalLM, {"intermediate_size": 64}),
@@ -223,7 +233,7 @@ def _with_post_init() -> type:
     ("make", "message"),
     [
         (_without_build, "Config must define build"),
-        (_not_frozen, "Config must be a dataclass with frozen=True"),
+        (_not_frozen, "cannot inherit non-frozen dataclass from a frozen one"),
         (_no_dataclass, "Config must be a dataclass"),
         (_without_method, "Config.method must be lower-case letters, digits and underscores, got None"),
         (_method_in_capitals, "Config.method must be lower-case .*, got 'My Method'"),

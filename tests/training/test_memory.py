@@ -78,6 +78,20 @@ def test_checkpointing_keeps_the_inputs_of_layers_and_one_layer() -> None:
     assert kept["activations"] - inputs == pytest.approx(whole["activations"] / 4, rel=0.05)
 
 
+@pytest.mark.parametrize("model", ["llama", "baevski-auli"])
+def test_of_layers_that_differ_the_one_that_keeps_most_is_planned_for(model: str) -> None:
+    heavy, light = {"method": "wavelet", "query_bias": "zeros"}, "nope"
+    options = {"gradient_checkpointing": True}
+    kept = {
+        name: memory_plan(config(model, position=position, **options), VOCABULARY)["activations"]
+        for name, position in {
+            "heavy": heavy, "light": light, "mixed": [light, heavy, light, light],
+            "pattern": {"local": light, "global": heavy, "every": 4},
+        }.items()
+    }  # fmt: skip
+    assert kept["mixed"] == kept["pattern"] == kept["heavy"] > kept["light"]
+
+
 def test_a_tokenizer_that_is_not_at_hand_is_guessed(tmp_path: Path) -> None:
     assert planned_vocabulary("bpe:4096") == (4096, None)
     assert planned_vocabulary("words") == (267_735, "WikiText-103's")

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from wavepos import cli
 from wavepos.models import from_llama
+from wavepos.positions import parse_position, position_dict
 from wavepos.training.build import build_model
 from wavepos.training.recipes import recipe
 
@@ -65,11 +66,33 @@ def test_a_llama_is_converted_trained_and_continued(
     assert "def" in capsys.readouterr().out
 
 
+def test_a_llama_becomes_local_and_global_layers_is_evaluated_and_continued(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", "llama", "--corpus", f"text:{llama / 'text.txt'}", "--seq-len", "32", "--batch-tokens", "128"]
+    common += ["--steps", "6", "--save-every", "10", "--precision", "fp32"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    pattern = (
+        '{"local": {"method": "rotary", "window": 9}, "global": {"method": "nope", "temperature": "log"}, "every": 2}'
+    )
+    run(monkeypatch, "train", *common, "--start-from", str(llama), "--method", pattern, "--out", str(first))
+    position = json.loads((first / "run.json").read_text())["config"]["position"]
+    assert (position["local"]["theta"], position["local"]["window"], position["every"]) == (5e5, 9, 2)
+    assert position["global"]["temperature"] == {"form": "log", "start": 0.168}
+    run(monkeypatch, "eval", str(first), "--lengths", "32", "64", "--max-tokens", "200")
+    theta = '{"method": "rotary", "theta": 1e4}'
+    run(monkeypatch, "train", *common, "--start-from", str(first / "model"), "--method", theta, "--out", str(second))
+    config = AutoModelForCausalLM.from_pretrained(second / "model").config
+    assert config.position["local"] == {**position["local"], "theta": 1e4}
+    assert (config.position["global"], config.sliding_window) == (position["global"], 9)
+    run(monkeypatch, "train", "--model", "llama", "--method", pattern, "--dry-run")
+    assert '"every": 2' in capsys.readouterr().out
+
+
 def test_rotary_keeps_the_llamas_own_rotation(llama: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = recipe("tiny", model="llama", corpus="stdlib", position="rotary", start_from=str(llama))
-    assert config.position == {
-        "method": "rotary", "theta": 5e5, "scaling": {"rope_type": "linear", "factor": 2.0},
-    }  # fmt: skip
+    expected = {"method": "rotary", "theta": 5e5, "scaling": {"rope_type": "linear", "factor": 2.0}}
+    assert config.position == position_dict(parse_position(expected))
     with caplog.at_level(logging.WARNING, logger="wavepos"):
         model = build_model(config, 300)
     assert "nothing else changed" in caplog.text

@@ -110,8 +110,8 @@ def _parts(model: nn.Module, layer: int) -> _Parts:
         return _Parts(
             norm=block.attention_norm,
             project=project,
-            position=positions[min(layer, len(positions) - 1)],
-            relative=relatives[layer] if len(relatives) else None,
+            position=positions[layer],
+            relative=relatives[str(layer)] if str(layer) in relatives else None,  # noqa: SIM401 - it has no get
             output=block.out,
         )
     own = block.self_attn

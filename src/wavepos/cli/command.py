@@ -19,6 +19,11 @@ from wavepos.names import CORPORA, METHODS
 CORPUS_HELP = " | ".join(CORPORA)
 Read = TypeVar("Read")
 METHOD_HELP = f"{', '.join(METHODS)}, one of your own (see --import)"
+JSON_HELP = (
+    """or JSON such as '{"method": "rotary", "theta": 5e5}'. Any method takes "temperature": "log" (SSMax) or """
+    """"llama4", and "window": tokens. Layers may differ: a list with one for each, or '{"local": {"method": """
+    """"rotary", "window": 512}, "global": "nope", "every": 4}', where layers 4, 8, … are global."""
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

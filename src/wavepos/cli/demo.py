@@ -21,7 +21,7 @@ class Demo(Command):
     """Directory of report.html and what belongs to it; the runs are in its folder runs."""
     methods: Annotated[
         tuple[str, ...] | None,
-        arg(help=f"Names in the table, methods ({METHOD_HELP}), or JSON objects; by default all seven of the demo."),
+        arg(help=f"Names in the table, methods ({METHOD_HELP}), or JSON; by default all seven of the demo."),
     ] = None
     corpus: Annotated[str, arg(help=CORPUS_HELP)] = "stdlib"
     seeds: int = 1

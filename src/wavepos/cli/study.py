@@ -24,7 +24,7 @@ class Study(Command):
     """Seeds 0, 1, … of each method; by default as the study has it."""
     methods: Annotated[
         tuple[str, ...] | None,
-        arg(help=f"Names in the study's table, methods ({METHOD_HELP}), or JSON objects; by default all."),
+        arg(help=f"Names in the study's table, methods ({METHOD_HELP}), or JSON; by default all."),
     ] = None
     size: StudySize | None = None
     """cpu (minutes per run on 2 cores), gpu (minutes per run on one), paper (the paper to the letter)."""

@@ -11,7 +11,7 @@ from typing import Annotated, final, get_args
 import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
-from wavepos.cli.command import CORPUS_HELP, METHOD_HELP, Command
+from wavepos.cli.command import CORPUS_HELP, JSON_HELP, METHOD_HELP, Command
 from wavepos.console import console, is_first_process, progress
 from wavepos.names import SIZES, AnySize, ModelName
 from wavepos.training.config import Recipe, TrainConfig
@@ -27,9 +27,7 @@ class Train(Command):
     A.8. Processes that torchrun starts train together.
     """
 
-    method: Annotated[
-        str, arg(help=f"""{METHOD_HELP}, or a JSON object such as '{{"method": "rotary", "theta": 5e5}}'.""")
-    ]
+    method: Annotated[str, arg(help=f"{METHOD_HELP}, {JSON_HELP}")]
     model: ModelName = "baevski-auli"
     """The family of the model."""
     size: AnySize = "tiny"
@@ -82,7 +80,7 @@ class Train(Command):
         with progress("Reading the corpus") as update:
             data = prepare(config.corpus, config.tokenizer, max_tokens=config.max_tokens, update=update)
         with progress(f"Training {self.size} with {position_name(config)}") as update:
-            record = train(config, out, data, update, self.report_to)
+            record = train(config, out, data, update, self.report_to, imports=self.imported)
         leave()
         if is_first_process():
             console.print(f"{record['parameters']:,} parameters, last loss {record['losses'][-1][1]:.3f}, in {out}")

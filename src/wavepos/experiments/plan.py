@@ -13,7 +13,8 @@ from wavepos.console import console, progress
 from wavepos.experiments.folders import is_finished, short_count
 from wavepos.experiments.study import Evaluation, Study
 from wavepos.experiments.tasks import Task
-from wavepos.positions import parse_position
+from wavepos.positions import parse_layers
+from wavepos.positions.layers import with_each
 from wavepos.runs import RECORD, environment, slug, write_json
 from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig, uses_bf16
@@ -114,8 +115,13 @@ def measure(config: TrainConfig, vocab_size: int) -> float:
 
 def _kind(config: TrainConfig) -> str:
     """What a step's time depends on: the method and its mother wavelet, not its numbers."""
-    parsed: Any = parse_position(config.position)
-    return f"{parsed.method} {getattr(parsed, 'wavelet', '')} {getattr(parsed, 'query_bias', None) or ''}"
+
+    def kind(parsed: Any) -> str:
+        window = f" window {parsed.window}" if parsed.window else ""
+        return f"{parsed.method} {getattr(parsed, 'wavelet', '')} {getattr(parsed, 'query_bias', None) or ''}{window}"
+
+    kinds = with_each(parse_layers(config.position), kind)
+    return kinds if isinstance(kinds, str) else json.dumps(kinds)
 
 
 def _seconds(task: Task, speeds: Speeds, vocab_size: int) -> float:

@@ -1,5 +1,6 @@
 """Plots of a report, as matplotlib figures."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ from wavepos import Wavelet
 from wavepos.experiments import style
 from wavepos.experiments.style import GUIDE, style_of
 from wavepos.experiments.tables import Panel, columns, kinds_of, panels, short_text, text_of, unit_of
-from wavepos.positions import build_position, parse_position
+from wavepos.positions import parse_layers
+from wavepos.positions.layers import distinct_configs
+from wavepos.positions.wavelet import WaveletConfig
 
 WIDTH = 4.4
 """Of a figure of the report, in inches: text of 9 points is as large on a phone of 390 pixels."""
@@ -185,15 +188,20 @@ def _of_all_texts(panel: Panel, number: int, baseline: str) -> Figures:
     for group, names in enumerate(_groups(panel.names, baseline)):
         caption = "Training loss of each method's first seed, all on the same batches; crosses: validation loss."
         found[f"{number}-all-learning{f'-{group}' if group else ''}"] = (learning_curves(panel, names), caption)
-    parsed = {o["name"]: parse_position(o["config"]["position"]) for o in panel.outcomes}
-    drawn = [name for name, config in parsed.items() if config.method == "wavelet"]
+    parsed = {o["name"]: _first_wavelet(o["config"]["position"]) for o in panel.outcomes}
+    drawn = [name for name, config in parsed.items() if config is not None]
     if drawn:
         name = next((name for name in drawn if getattr(parsed[name], "scales", None) is not None), drawn[0])
-        position = build_position(parsed[name], head_dim=64, num_heads=4)
-        assert isinstance(position, Wavelet)
+        position = parsed[name].build(head_dim=64, num_heads=4)
         caption = f"The fixed table p(δ) of “{name}” for heads of 64: what a head may add up for a query."
         found[f"{number}-all-wavelets"] = (wavelets(position), caption)
     return found
+
+
+def _first_wavelet(position: Any) -> Any:
+    """The config of the first layers that have wavelets, as they start; None where none have."""
+    found = next((own for own in distinct_configs(parse_layers(position)) if isinstance(own, WaveletConfig)), None)
+    return None if found is None else dataclasses.replace(found, learn=(), learn_per_head=False)
 
 
 def _groups(names: Sequence[str], baseline: str) -> list[list[str]]:

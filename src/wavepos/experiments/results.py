@@ -14,7 +14,7 @@ from wavepos.experiments.folders import (
     is_finished,
 )
 from wavepos.experiments.study import Method, Study, comparable
-from wavepos.positions import parse_position
+from wavepos.positions import parse_layers
 from wavepos.runs import RECORD, environment, finished_run, position_name
 from wavepos.training.config import TrainConfig
 
@@ -114,10 +114,10 @@ def _run_directories(directories: Sequence[Path]) -> list[Path]:
 
 def _by_reading(folder: Path, config: TrainConfig, methods: Mapping[str, Method]) -> list[dict[str, Any]]:
     """One outcome per position that the run was read with: a row each."""
-    trained = parse_position(config.position)
-    known = {name: method for name, method in methods.items() if parse_position(method.position) == trained}
+    trained = parse_layers(config.position)
+    known = {name: method for name, method in methods.items() if parse_layers(method.position) == trained}
 
-    def named(read_with: dict[str, Any] | None) -> str:
+    def named(read_with: Any) -> str:
         of_table = next((name for name, method in known.items() if method.read_with == read_with), None)
         if of_table is not None or read_with is None:
             return of_table or position_name(config)

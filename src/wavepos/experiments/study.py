@@ -6,7 +6,6 @@
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -15,7 +14,7 @@ from typing import Any, Literal, get_args
 from wavepos.data import Split
 from wavepos.evaluate.perplexity import KINDS, Kind
 from wavepos.names import StudySize
-from wavepos.positions import METHODS, parse_position, position_dict
+from wavepos.positions import METHODS, layers_json, parse_layers
 from wavepos.positions.config import normalised
 from wavepos.training.config import TrainConfig
 
@@ -33,8 +32,8 @@ class Evaluation:
         lengths: tokens read at once.
         protocols: "nonoverlapping" (divided into L_train), "whole", "sliding" (moved by half a window).
         tokens: scored, at most; None: the whole split.
-        read_with: JSON object of another position to read with (a scaling of RoPE, a stretched wavelet); None: the
-            trained one. Keys that it lacks are the trained position's where the method is the same.
+        read_with: JSON of another position to read with (a scaling of RoPE, a stretched wavelet); None: the trained
+            one. Keys that it lacks are the trained position's where the method is the same, in every layer that has it.
 
     Raises:
         ValueError: no lengths, an unknown protocol, or a number that is not positive.
@@ -45,7 +44,7 @@ class Evaluation:
     lengths: tuple[int, ...]
     protocols: tuple[Kind, ...] = KINDS
     tokens: int | None = 65_536
-    read_with: dict[str, Any] | None = None
+    read_with: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", tuple(self.lengths))
@@ -195,18 +194,18 @@ class Method:
     """A row of a table.
 
     Attributes:
-        position: JSON object of the position it is trained with.
-        read_with: JSON object of the position it is read with, where that is another.
+        position: JSON of the position it is trained with: an object, or a list or pattern of layers.
+        read_with: JSON of the position it is read with, where that is another.
         seeds: as many as the study gives it if none are asked for.
     """
 
-    position: dict[str, Any]
-    read_with: dict[str, Any] | None = None
+    position: Any
+    read_with: Any = None
     seeds: int = 1
 
 
 def select_methods(names: Sequence[str] | None, known: Mapping[str, Method]) -> dict[str, Method]:
-    """Methods by their name in the table, by method name (both however they are spelt), or as a JSON object.
+    """Methods by their name in the table, by method name (both however they are spelt), or as JSON.
 
     Args:
         names: None: all that are known.
@@ -224,13 +223,13 @@ def select_methods(names: Sequence[str] | None, known: Mapping[str, Method]) -> 
             chosen[found] = known[found]
             continue
         try:
-            position = position_dict(parse_position(json.loads(name) if name.lstrip().startswith("{") else name))
+            position = layers_json(parse_layers(name))
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"methods takes {', '.join(map(repr, known))}, a method's name or a JSON object, got {name!r}"
+                f"methods takes {', '.join(map(repr, known))}, a method's name or JSON, got {name!r}"
                 f"{nearest(name, [*known, *METHODS])}: {error}"
             ) from error
-        chosen[name if name.lstrip().startswith("{") else position["method"]] = Method(position=position)
+        chosen[name if name.lstrip().startswith(("{", "[")) else position["method"]] = Method(position=position)
     return chosen
 
 

@@ -146,7 +146,7 @@ def _train(task: Task, update: Update) -> None:
         max_tokens=config.max_tokens,
         update=lambda done, total, note="": update(done, total, f"reading {note}"),
     )
-    train(config, task.folder, data, update)
+    train(config, task.folder, data, update, imports=task.imports)
 
 
 def _evaluate(folder: Path, config: TrainConfig, evaluations: Sequence[Evaluation], update: Update) -> None:

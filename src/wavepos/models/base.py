@@ -1,4 +1,4 @@
-"""What both families share: the config's field `position`, the positions of layers, attention, generation, names.
+"""What both families share: the positions of layers, attention, generation, names.
 
 Shape suffixes: B batch, H query heads, G key/value heads, T queries, S keys, D head dim, E width of the relative term,
 C width of hidden states.
@@ -6,10 +6,8 @@ C width of hidden states.
 
 import dataclasses
 import functools
-import inspect
 from abc import ABC
-from collections.abc import Callable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -23,119 +21,51 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
+from wavepos.models.positioned_config import PositionedConfig
 from wavepos.ops.attention import attention, attention_map
-from wavepos.positions import Position, PositionConfig, PositionLike, parse_position, position_dict, position_fields
+from wavepos.positions import (
+    Position,
+    PositionConfig,
+    Temperature,
+    build_position,
+)
+from wavepos.positions.learned_grid import LearnedGrid
 
 _Output = TypeVar("_Output")
 
 _READ_BY_GENERATE = {"tokenizer", "assistant_tokenizer"}
 
-_OF_TRANSFORMERS = (
-    set(vars(PreTrainedConfig()))  # not dataclasses.fields: transformers 5.0 has no dataclass here
-    | {name for name, value in vars(PreTrainedConfig).items() if isinstance(value, property) and value.fset}
-    # what loading and saving add
-    | {"attn_implementation", "experts_implementation", "model_type", "auto_map", "quantization_config"}
-)
-"""Fields that transformers gives to the config of every model."""
-
-_UNSERVED = {
-    "layer_types": "every layer sees all keys before it",
-    "sliding_window": "every layer sees all keys before it",
-    "per_layer_config": "all layers are alike",
-}
-
-
-class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transformers is untyped here
-    """A config with a field `position` that takes no field without effect.
-
-    `from_pretrained(path, position={"method": "wavelet", "stretch": 4})` changes the given keys and keeps the saved
-    ones where the method is the saved one; another method stands for itself alone.
-
-    Raises:
-        ValueError: a field that neither the config nor transformers' own base has, or one that would have no effect.
-    """
-
-    position: dict[str, Any]
-    unserved: ClassVar[Mapping[str, str]] = {}
-    """Fields of other models that would have no effect here, and why; None and False are taken for them."""
-
-    def __init__(self, *, position: dict[str, Any], **kwargs: Any) -> None:
-        for name, why in {**_UNSERVED, **self.unserved}.items():
-            if kwargs.pop(name, None) not in (None, False):
-                raise ValueError(f"{name} has no effect in {type(self).__name__}: {why}")
-        for name in kwargs:
-            if name not in _OF_TRANSFORMERS and not name.startswith("_"):  # those are transformers' bookkeeping
-                raise self._unknown(name)
-        self.position = position
-        super().__init__(**kwargs)
-
-    @property
-    def position_config(self) -> PositionConfig:
-        """The field `position`, which is a JSON object, as the config that it stands for."""
-        return parse_position(self.position)
-
-    @classmethod
-    def field_names(cls) -> list[str]:
-        """The fields of this family, `position` among them."""
-        return [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "kwargs")]
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """transformers' own, with the given fields in place of the saved ones before the config is made and checked."""
-        given = {name: kwargs.pop(name) for name in cls.field_names() if name in kwargs}
-        if given.get("position") is not None:
-            given["position"] = _merged(config_dict.get("position"), given["position"])
-        rest_wanted = kwargs.pop("return_unused_kwargs", False)
-        config, rest = super().from_dict({**config_dict, **given}, return_unused_kwargs=True, **kwargs)
-        if rest_wanted:
-            return config, rest
-        for name in rest:
-            raise cls._unknown(name)
-        return config
-
-    @classmethod
-    def _unknown(cls, name: str) -> ValueError:
-        own = cls.field_names()
-        near = get_close_matches(name, own, n=1, cutoff=0.7) or get_close_matches(name, [*own, *_OF_TRANSFORMERS], n=1)
-        return ValueError(f"{cls.__name__} has no field {name!r}{f', nearest is {near[0]!r}' if near else ''}")
-
-
-def _merged(saved: Any, given: PositionLike) -> dict[str, Any]:
-    if isinstance(given, PositionConfig):
-        return position_dict(given)
-    fields = position_fields(given)
-    if isinstance(saved, Mapping) and saved.get("method") == fields["method"]:
-        return {**saved, **fields}
-    return fields
-
 
 def layer_positions(config: Any) -> list[Position]:
-    """The position of each layer: one per layer where it learns something, else one and the same object for all.
+    """The position of each layer: one per layer where it learns something; layers of one config share what does not.
 
     Args:
-        config: a `PositionedConfig` with head_dim, num_attention_heads and num_hidden_layers.
+        config: a `PositionedConfig` with head_dim and num_attention_heads.
     """
-
-    parsed: PositionConfig = config.position_config
-
-    def built() -> Position:
-        return parsed.build(head_dim=config.head_dim, num_heads=config.num_attention_heads)
-
+    positions: list[Position] = []
+    shared: dict[PositionConfig, Position] = {}
     with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
-        first = built()
-        if next(first.parameters(), None) is None:
-            return [first] * config.num_hidden_layers
-        return [first, *(built() for _ in range(config.num_hidden_layers - 1))]
+        for own in config.position_configs:
+            position = shared.get(own)
+            if position is None:
+                position = build_position(own, head_dim=config.head_dim, num_heads=config.num_attention_heads)
+            if next(position.parameters(), None) is None:
+                shared[own] = position
+            positions.append(position)
+    return positions
 
 
-def reset_missing(position: Position) -> None:
-    """Set a position's parameters to their starting values, but for those that transformers has marked as loaded.
+LEARNING = (Position, Temperature, LearnedGrid)
+"""Modules of positions that set what they learn to its start: transformers asks each that holds a parameter itself."""
+
+
+def reset_missing(position: Any) -> None:
+    """Set what one of `LEARNING` learns to its starting values, but for what transformers has marked as loaded.
 
     transformers asks for this where a checkpoint lacks one of a module's parameters (5.0: always) and protects the rest
     from `nn.init` alone.
@@ -163,6 +93,7 @@ class AttentionInputs:
     key_padding_mask: Tensor | None
     document_ids: Tensor | None
     query_offset: int | Tensor
+    window: int | None = None
 
     def attended(self, config: Any, training: bool, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
         """Attention [B,T,H·D] by the config's implementation and dropout, and its weights [B,H,T,S] where asked for."""
@@ -175,6 +106,8 @@ class AttentionInputs:
             "relative_states": self.relative_states,
             "gates": self.gates,
         }
+        if self.window is not None:
+            given["window"] = self.window
         weights = attention_map(q_BHTD, self.k_BGSD, **given) if output_attentions else None
         out_BHTD = attention(
             q_BHTD,

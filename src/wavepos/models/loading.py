@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from wavepos.positions import PositionLike
+from wavepos.positions import LayersLike
 
 
 def load_model(
     source: str | Path,
     *,
-    position: PositionLike | None = None,
+    position: LayersLike | None = None,
     dtype: torch.dtype | str = "auto",
     local_files_only: bool = False,
 ) -> PreTrainedModel:

@@ -20,14 +20,15 @@ class RelativeProjection(nn.Linear):
     """The projection of hidden states to what a position reads of them: relative states, the logits of gates."""
 
 
-def relative_projection(config: Any, bias: bool) -> RelativeProjection | None:
-    """The projection of one layer to what its position reads of the hidden state (`Projected`); None: it reads nothing.
+def relative_projection(config: Any, layer: int, bias: bool) -> RelativeProjection | None:
+    """The projection of a layer to what its position reads of the hidden state (`Projected`); None: it reads nothing.
 
     Args:
         config: a `PositionedConfig` with hidden_size and num_attention_heads.
+        layer: its index.
         bias: whether the projection has one; to gates alone it has none, for theirs is the position's.
     """
-    position: PositionConfig = config.position_config
+    position: PositionConfig = config.position_configs[layer]
     width = (position.relative_states_dim or 0) + position.reads_gates
     if width == 0:
         return None

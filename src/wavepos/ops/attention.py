@@ -56,7 +56,8 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
             two sequences; for `NoPE`, `Rotary`, `Wavelet`, `ALiBi`, `Kerple` and `TransformerXLRelative`, and for
             `T5Bias` and `ShawRelative` made with bidirectional=True, and without gates.
         window: W, at least 1: a query sees keys less than W tokens away (0 ≤ δ < W where causal, else |δ| < W), in any
-            backend but triton; time and memory of a call grow as T·W and T + S. None: at any distance.
+            backend but triton; time and memory of a call grow as T·W and T + S. None: the position's own `window`, and
+            without one at any distance.
         backend: "banded" (exact, memory linear in T + S, no dropout), "triton" (one fused CUDA kernel, head_dim 64 and
             128, no key_padding_mask or window), "reference" (dense, T·S memory, float32) or "auto": on CUDA triton for
             several queries with a table or bias that it serves, once it has given the reference's numbers on this
@@ -87,16 +88,19 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         RuntimeError: a derivative that only "reference" has: torch.func, forward mode, the second.
     """
     check_position(position)
+    window = position.window if window is None else window
     check_tensors(q, k, v)
     check_arguments(position, backend, dropout, query_offset, window)
-    placed = causal or window is not None or position.rotates or position.needs_table
+    placed = causal or window is not None or position.rotates or position.needs_table or bool(position.temperature)
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
     scale = checked_scale(softmax_scale, q.shape[-1])
     q, k, v, relative_states = _autocast(q, k, v, relative_states)
     with _no_autocast(q.device.type):
         call = Call(
-            terms=checked_terms(position, q, k, offset, relative_states, gates, causal),
+            terms=checked_terms(position, q, k, offset, relative_states, gates, causal).tempered(
+                position.temperature, offset if query_offset is None else query_offset
+            ),
             v_BGSD=v,
             mask=mask,
             softmax_scale=scale,
@@ -135,17 +139,19 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
             compiled step.
     """
     check_position(position)
+    window = position.window if window is None else window
     check_tensors(q, k, k)
     if isinstance(query_offset, Tensor):
         raise ValueError("attention_map takes an int as query_offset, got a tensor")
     check_arguments(position, window=window)
-    placed = causal or window is not None or position.rotates or position.needs_table
+    placed = causal or window is not None or position.rotates or position.needs_table or bool(position.temperature)
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
     scale = checked_scale(softmax_scale, q.shape[-1])
     q, k, _, relative_states = _autocast(q, k, k, relative_states)
     with _no_autocast(q.device.type):
         terms = checked_terms(position, q, k, offset, relative_states, gates, causal)
+        terms = terms.tempered(position.temperature, offset)
         return run_backend("weights", Call(terms=terms, v_BGSD=k, mask=mask, softmax_scale=scale))
 
 

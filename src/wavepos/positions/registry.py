@@ -1,12 +1,12 @@
 """Which positional methods there are: the union of configs, users' own beside it, and the door for names and JSON."""
 
 import importlib
-import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from wavepos._entry_points import UNKNOWN, load_entry_points
 from wavepos.names import POSITIONS
 from wavepos.positions.config import PositionConfig, field_types, find_config, given_fields, names_of, parsed
 from wavepos.positions.terms import Position
@@ -19,9 +19,6 @@ def _built_in(place: str) -> type[PositionConfig]:
 
 
 BUILT_IN = tuple(_built_in(place) for place in POSITIONS.values())
-
-ENTRY_POINTS = "wavepos.positions"
-"""The entry-point group of installed packages that register methods when they are imported."""
 
 PositionLike = str | Mapping[str, Any] | PositionConfig
 """A method's name, its JSON object, that object as text, or its config."""
@@ -93,6 +90,8 @@ def position_fields(data: PositionLike) -> dict[str, Any]:
         return data.to_json()
     if isinstance(data, str) and data.lstrip().startswith("{"):
         data = _from_text(data)
+    if isinstance(data, Mapping) and {"local", "global"} & set(data):
+        raise ValueError(f"position must be one method here, got a pattern, which models and runs take: {data!r}")
     if not isinstance(data, str | Mapping):
         raise ValueError(f"position must be a method's name, its config or a JSON object, got {data!r}")
     fields = {"method": data} if isinstance(data, str) else dict(data)
@@ -135,12 +134,19 @@ def _from_text(text: str) -> dict[str, Any]:
 
 
 def _load_if_unknown(method: object) -> None:
-    """Import what may register the method, if it is unknown."""
+    """Import what may register the method, if it is unknown.
+
+    Raises:
+        ValueError: it stays unknown.
+    """
     try:
         find_config(method, known_positions())
     except ValueError:
-        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-            entry.load()
+        load_entry_points()
+        try:
+            find_config(method, known_positions())
+        except ValueError as error:
+            raise ValueError(f"{error}; {UNKNOWN}" if isinstance(method, str) else str(error)) from None
 
 
 def _check_class(config: object) -> None:
@@ -152,9 +158,6 @@ def _check_class(config: object) -> None:
     field_types(config)
     if "method" in field_types(config):
         raise TypeError(f"{config.__name__}.method must be a ClassVar[str], for it is the name of the class")
-    parameters: Any = getattr(config, "__dataclass_params__", None)
-    if "__dataclass_params__" not in vars(config) or not parameters.frozen:
-        raise TypeError(f"{config.__name__} must be a dataclass with frozen=True")
     if abstract := sorted(config.__abstractmethods__):
         raise TypeError(f"{config.__name__} must define {', '.join(abstract)}")
     if config.__post_init__ is not PositionConfig.__post_init__:

@@ -6,13 +6,14 @@ relative term, R table length in displacements.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from wavepos.positions.tables import LowRank
+from wavepos.positions.temperature import Temperature, TemperatureLike, parse_temperature
 
 Tail = Literal["zero", "clamp", "none"]
 
@@ -66,6 +67,15 @@ class ScoreTerms:
             if isinstance(value, Tensor):
                 yield field.name, value
 
+    def tempered(self, temperature: Temperature | None, offset: int | Tensor) -> "ScoreTerms":
+        """With q and r multiplied by a length temperature, for queries at positions offset … offset + T − 1."""
+        if temperature is None:
+            return self
+        q_BHTD = temperature(self.q_BHTD, offset)
+        if self.r_BHTE is None or self.r_BHTE is self.q_BHTD:
+            return replace(self, q_BHTD=q_BHTD, r_BHTE=None if self.r_BHTE is None else q_BHTD)
+        return replace(self, q_BHTD=q_BHTD, r_BHTE=temperature(self.r_BHTE, offset))
+
     def at_displacement(self, values: Tensor, displacement_TS: Tensor) -> Tensor:
         """values[..., m, δ(m, n)] as [..., T, S], with the tail beyond the first and the last entry."""
         last = values.shape[-1] - 1
@@ -85,6 +95,31 @@ class Position(nn.Module, ABC):
 
     rotates: bool = False
     """Whether q and k themselves depend on where they stand (Rotary); caches keep what `rotated` gives."""
+
+    temperature: Temperature | None
+    """What q and r are multiplied with at each query position, whatever the method; `with_temperature` sets it."""
+
+    window: int | None
+    """The window of a call that gives none: keys δ < window are seen; None: all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = None
+        self.window = None
+
+    def with_temperature(self, temperature: TemperatureLike, *, num_heads: int | None = None) -> Self:
+        """Itself, from now on with a length temperature: `Wavelet(128).with_temperature("log", num_heads=8)`.
+
+        Args:
+            temperature: "log" (q and r times s_h·log(m + 1), s_h learned), "llama4", or such an object or config.
+            num_heads: query heads H; needed where a number per head is learned.
+
+        Raises:
+            ValueError: no such temperature, or no num_heads where it is needed.
+        """
+        self.temperature = parse_temperature(temperature).build(num_heads=num_heads)
+        self.per_head = self.per_head or self.temperature.num_heads is not None
+        return self
 
     @abstractmethod
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:

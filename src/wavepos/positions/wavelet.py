@@ -13,10 +13,12 @@ from wavepos.positions.alibi import alibi_slopes
 from wavepos.positions.cable import Cable
 from wavepos.positions.config import LONGEST, PositionConfig, require_between
 from wavepos.positions.forget_gate import ForgetGate
+from wavepos.positions.learned_grid import LARGEST_CHANGE, Learned, LearnedGrid, shift_span
 from wavepos.positions.tables import LowRank, TableCache
 from wavepos.positions.terms import (
     ReadsGates,
     ScoreTerms,
+    at_least_float32,
     farthest,
     require_fit,
     require_no_gates,
@@ -55,6 +57,8 @@ class WaveletConfig(PositionConfig):
 
     trained_length: int | None = None
     gate: Gate | None = None
+    learn: tuple[Learned, ...] = ()
+    learn_per_head: bool = False
 
     def check(self) -> None:
         if (self.scales == "fit") != (self.trained_length is not None):
@@ -72,6 +76,13 @@ class WaveletConfig(PositionConfig):
             require_between("scales", scale, SMALLEST_SCALE, LARGEST_SCALE)
         for shift in self.shifts or ():
             require_between("shifts", shift, -LONGEST, LONGEST)
+        if len(set(self.learn)) < len(self.learn):
+            raise ValueError(f"learn must name each of scales and shifts at most once, got {self.learn}")
+        object.__setattr__(self, "learn", tuple(sorted(self.learn)))  # their order says nothing
+        if self.learn_per_head and not self.learn:
+            raise ValueError("learn_per_head goes with learn, got learn=()")
+        if self.amplitude == "unit_peak" and "scales" in self.learn:
+            raise ValueError("amplitude='unit_peak' divides by the peak of a fixed wavelet, got learn with 'scales'")
 
     @property
     def given_scales(self) -> tuple[float, ...] | None:
@@ -85,8 +96,9 @@ class WaveletConfig(PositionConfig):
         return self.gate is not None
 
     def build(self, *, head_dim: int, num_heads: int) -> "Wavelet":
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Wavelet(head_dim, num_heads=num_heads, **values)
+        shared = {field.name for field in dataclasses.fields(PositionConfig)}
+        own = [field.name for field in dataclasses.fields(self) if field.name not in shared]
+        return Wavelet(head_dim, num_heads=num_heads, **{name: getattr(self, name) for name in own})
 
 
 @final
@@ -111,7 +123,7 @@ class Wavelet(ReadsGates):
             wavelet divided by its largest value at a whole token).
         query_bias: None (the paper): r = q. "zeros" or "recency": r = q + v_h with a learned v_h, started at zero or so
             that softmax_scale · v_h·p(δ) ≈ max(0, 6 − slope_h·δ) with ALiBi's slopes and softmax_scale = 1/√D.
-        num_heads: query heads H; needed with query_bias or gate only.
+        num_heads: query heads H; needed with query_bias, gate or learn_per_head only.
         stretch: factor on the scales (position interpolation carried over to a, section 7.2): wavelets of a trained
             model made wider for longer sequences. Shifts and amplitudes stay.
         trained_length: L_train in tokens, with scales="fit". The paper's grid belongs to L_train = 512, where the
@@ -119,13 +131,17 @@ class Wavelet(ReadsGates):
         gate: "forget" or "cable": the log gates of `ForgetGate` (f from zero) or `Cable` beside the wavelets, which see
             the near, while what lies beyond them is forgotten as the text says. `attention` then takes gates, which
             `gates` makes. None (the paper): none.
+        learn: any of "scales" and "shifts": each wavelet's own a or b is trained, from the grid on; a within a factor
+            of 2 of its start, b within the grid's width of it (`LearnedGrid`), so that `reach` holds for all they may
+            become. For wavelets with derivatives; (): none, as in the paper.
+        learn_per_head: whether each head has scales and shifts of its own.
 
     Raises:
         ValueError: a grid that does not give head_dim dimensions, or any argument out of its range.
 
-    Deviates from the paper: `query_bias`, `gate`, "unit_peak", `stretch` and "fit" are ours. That training diverged
-    with "inverse_sqrt" its authors say in the open review (OpenReview forum OhauMUNW8T), not in the paper. Eq. 14 is
-    "past", footnote 8 and Tip 2 are "future". The defaults are the paper's but for one-sided wavelets: with
+    Deviates from the paper: `query_bias`, `gate`, `learn`, "unit_peak", `stretch` and "fit" are ours. Its authors say
+    in the open review (OpenReview forum OhauMUNW8T), not in the paper, that training diverged with "inverse_sqrt". Eq. 14
+    is "past", footnote 8 and Tip 2 are "future". The defaults are the paper's but for one-sided wavelets: with
     `direction="past"` Haar is the mirror image of Eq. 15, which "future" gives as printed.
     """
 
@@ -142,6 +158,8 @@ class Wavelet(ReadsGates):
         stretch: float = 1.0,
         trained_length: int | None = None,
         gate: Gate | None = None,
+        learn: Sequence[Learned] = (),
+        learn_per_head: bool = False,
     ) -> None:
         super().__init__()
         require_positive_int("head_dim", head_dim)
@@ -156,7 +174,14 @@ class Wavelet(ReadsGates):
             stretch=stretch,
             trained_length=trained_length,
             gate=gate,
+            learn=learn,  # type: ignore[arg-type] # likewise
+            learn_per_head=learn_per_head,
         )
+        if learn and not self.mother.differentiable:
+            why = "its scales are levels" if isinstance(self.mother, Sampled) else "it has no derivative"
+            raise ValueError(
+                f"learn goes with wavelets that have derivatives (differentiable), got {self.mother.name!r}: {why}"
+            )
         self.head_dim = head_dim
         self.scales, self.shifts = self._grid()
         self._limit = self.reach(BAND_TOLERANCE)
@@ -164,21 +189,32 @@ class Wavelet(ReadsGates):
         self._limit_ahead = self.reach_ahead(BAND_TOLERANCE)
         self._cache_both_ways = TableCache(self._in_pairs, limit=2 * max(self._limit, self._limit_ahead) - 1)
         self.reads_gates = gate is not None
-        self.per_head = query_bias is not None or self.reads_gates
-        self._num_heads = num_heads if self.per_head else None
-        self.query_bias_HD: nn.Parameter | None = None
-        self.gate: ForgetGate | Cable | None = None
+        needs_heads = {"query_bias": query_bias is not None, "gate": self.reads_gates, "learn_per_head": learn_per_head}
+        self.per_head = any(needs_heads.values())
         if self.per_head:
             if num_heads is None:
-                raise ValueError(f"num_heads must be given with {'query_bias' if query_bias else 'gate'}, got None")
+                needing = next(name for name, needed in needs_heads.items() if needed)
+                raise ValueError(f"num_heads must be given with {needing}, got None")
             require_positive_int("num_heads", num_heads)
-            self.query_bias_HD = None if query_bias is None else nn.Parameter(torch.empty(num_heads, head_dim))
-            self.gate = None if gate is None else (ForgetGate if gate == "forget" else Cable)(num_heads)
+        self._num_heads = num_heads if self.per_head else None
+        self.query_bias_HD = None if query_bias is None else nn.Parameter(torch.empty(num_heads or 0, head_dim))
+        self.gate: ForgetGate | Cable | None = None
+        if gate is not None and num_heads is not None:
+            self.gate = (ForgetGate if gate == "forget" else Cable)(num_heads)
+        self.grid = self._learned_grid(num_heads if learn_per_head else None)
         self.reset_parameters()
 
     def table(self, length: int) -> Tensor:
-        """p(δ) for δ = 0 … length − 1 (Eq. 14), float32 [length, head_dim] on the CPU."""
+        """p(δ) for δ = 0 … length − 1 (Eq. 14), float32 [length, head_dim] on the CPU.
+
+        Where scales or shifts are learned, with what they are now; [H, length, head_dim] if heads differ.
+        """
         require_positive_int("length", length)
+        if self.grid is not None:
+            return self._learned_table(length).detach().to("cpu", torch.float32)
+        return self._start_table(length)
+
+    def _start_table(self, length: int) -> Tensor:
         return self._at(torch.arange(length, dtype=torch.float64, device="cpu"))
 
     def _at(self, displacement: Tensor) -> Tensor:
@@ -186,7 +222,10 @@ class Wavelet(ReadsGates):
         return torch.stack(columns, dim=-1).to(torch.float32)
 
     def reach(self, tolerance: float = BAND_TOLERANCE) -> int:
-        """W: from displacement W on every |p_i| ≤ tolerance (of the peak, with amplitude "unit_peak"), in tokens."""
+        """W: from displacement W on every |p_i| ≤ tolerance (of the peak, with amplitude "unit_peak"), in tokens.
+
+        Where scales or shifts are learned, for whatever they may become.
+        """
         return max(0, *(math.floor(high) for _, high in self._intervals(tolerance))) + 1
 
     def reach_ahead(self, tolerance: float = BAND_TOLERANCE) -> int:
@@ -209,7 +248,7 @@ class Wavelet(ReadsGates):
         bias = self.query_bias_HD
         require_fit(self, q_BHTD, head_dim=self.head_dim, num_heads=self._num_heads)
         length = min(self._limit, q_offset + q_BHTD.shape[2])
-        table = self._cache.get(length, q_BHTD.device)
+        table = self._cache.get(length, q_BHTD.device) if self.grid is None else self._learned_table(length)
         r_BHTE = q_BHTD
         if bias is not None:
             r_BHTE = q_BHTD + bias[:, None].to(q_BHTD.dtype)
@@ -222,10 +261,15 @@ class Wavelet(ReadsGates):
         ahead, behind = min(ahead, self._limit_ahead - 1), min(behind, self._limit - 1)
         if ahead == 0:
             return terms
+        if self.grid is not None:
+            table = self._learned_table(ahead + behind + 1, first=-ahead)
+            return dataclasses.replace(terms, table=table, first_displacement=-ahead)
         pairs = self._cache_both_ways.get(2 * max(ahead, behind) + 1, q_BHTD.device)
         return dataclasses.replace(terms, table=_in_order(pairs, ahead, behind), first_displacement=-ahead)
 
     def factors(self, terms: ScoreTerms) -> LowRank | None:
+        if self.grid is not None:
+            return None
         assert terms.table is not None
         assert terms.r_BHTE is not None
         if terms.first_displacement:
@@ -238,8 +282,9 @@ class Wavelet(ReadsGates):
         return self._cache.low_rank(terms.table.shape[0], terms.r_BHTE.device, terms.r_BHTE.dtype)
 
     def reset_parameters(self) -> None:
-        if self.gate is not None:
-            self.gate.reset_parameters()
+        for part in (self.gate, self.grid):
+            if part is not None:
+                part.reset_parameters()
         if self.query_bias_HD is None:
             return
         nn.init.zeros_(self.query_bias_HD)
@@ -249,7 +294,7 @@ class Wavelet(ReadsGates):
 
     def _recency_start(self, num_heads: int) -> Tensor:
         """v with v_h·p(δ)/√D ≈ max(0, 6 − slope_h·δ) by ridge least squares over the band, float32 [H, D]."""
-        table = self.table(min(self._limit, 65536)).to(torch.float64)
+        table = self._start_table(min(self._limit, 65536)).to(torch.float64)
         displacement = torch.arange(table.shape[0], dtype=torch.float64, device="cpu")
         slopes_H = torch.tensor(alibi_slopes(num_heads), dtype=torch.float64, device="cpu")
         target_RH = (RECENCY_HEIGHT - displacement[:, None] * slopes_H).clamp_min(0.0)
@@ -290,6 +335,34 @@ class Wavelet(ReadsGates):
             )
         return scales, shifts
 
+    def _extremes(self) -> tuple[list[float], list[float]]:
+        """Scales and shifts at the ends of what they may become; the grid's own where nothing is learned."""
+        change = LARGEST_CHANGE if "scales" in self.config.learn else 1.0
+        span = shift_span(self.shifts) if "shifts" in self.config.learn else 0.0
+        scales = [factor * scale for scale in self.scales for factor in {1.0 / change, change}]
+        return scales, [shift + move for shift in self.shifts for move in {-span, span}]
+
+    def _learned_grid(self, num_heads: int | None) -> LearnedGrid | None:
+        if not self.config.learn:
+            return None
+        scales = [scale for scale in self.scales for _ in self.shifts]
+        return LearnedGrid(scales, self.shifts * len(self.scales), self.config.learn, num_heads)
+
+    def _learned_table(self, length: int, first: int = 0) -> Tensor:
+        """p(δ) for δ = first … first + length − 1, [R,D] or [H,R,D], with gradients; float32 or float64."""
+        assert self.grid is not None
+        scales, shifts = (x if x.dim() == 1 else x[:, None] for x in self.grid())
+        displacement = torch.arange(first, first + length, dtype=scales.dtype, device=scales.device)[:, None]
+        x = displacement - shifts if self.config.direction == "past" else -displacement - shifts
+        table = self.mother.evaluate(-x if self._is_mirrored(self.scales[0]) else x, scales)
+        match self.config.amplitude:
+            case "inverse_sqrt":
+                table = table * (scales / self.config.stretch).rsqrt()
+            case "unit_peak":  # of scales that are not learned
+                peaks = [self._amplitude(scale) for scale in self.scales for _ in self.shifts]
+                table = table * torch.tensor(peaks, dtype=table.dtype, device=table.device)
+        return table.to(at_least_float32(next(self.grid.parameters())).dtype)
+
     def _in_pairs(self, length: int) -> Tensor:
         """p(δ) for δ = 0, 1, −1, 2, −2, …, so that a longer table begins with a shorter one."""
         index = torch.arange(length, dtype=torch.float64, device="cpu")
@@ -310,7 +383,8 @@ class Wavelet(ReadsGates):
         """For every wavelet the interval of δ outside which it does not exceed the tolerance; of none: (0, −1)."""
         if not 0.0 < tolerance < 1.0:
             raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
-        for scale in self.scales:
+        scales, shifts = self._extremes()
+        for scale in scales:
             amplitude = self._amplitude(scale)
             if amplitude <= tolerance * 1e-3:
                 yield 0.0, -1.0
@@ -318,7 +392,7 @@ class Wavelet(ReadsGates):
             low, high = self.mother.support(scale, tolerance / amplitude)
             if self._is_mirrored(scale) == (self.config.direction == "past"):
                 low, high = -high, -low
-            for shift in self.shifts:
+            for shift in shifts:
                 centre = shift if self.config.direction == "past" else -shift
                 yield centre + low, centre + high
 

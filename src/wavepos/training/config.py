@@ -95,19 +95,19 @@ class TrainConfig(Recipe):
     start_from: str | None = None
     """Directory or hub name of a RoPE Llama, or of a saved model of our Llama family, whose sizes and weights the run
     begins with; None: random weights."""
-    position: dict[str, Any]
-    """JSON object of the positional method."""
+    position: Any
+    """JSON of the positional method: an object, a list of one per layer, or a pattern of local and global layers."""
     corpus: str
     """As `wavepos.data.prepare` takes it."""
 
     def __post_init__(self) -> None:
-        from wavepos.models.llama import llama_config  # here, for it imports transformers
-        from wavepos.positions import parse_position, position_dict
+        from wavepos.models.llama.config import with_family_scales  # here, for it imports transformers
+        from wavepos.positions import layers_json, parse_layers
 
         check_size(self.model, self.size)
-        position = position_dict(parse_position(self.position))
+        position = layers_json(parse_layers(self.position))
         if self.model == "llama":  # the family has scales of its own for wavelets that come without
-            position = llama_config("tiny", 1, position).position
+            position = with_family_scales(position)
         object.__setattr__(self, "position", position)
         for name, asked in (("sharding='fsdp'", self.sharding == "fsdp"), ("start_from", self.start_from is not None)):
             if asked and self.model != "llama":

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def memory_plan(config: TrainConfig, vocab_size: int, num_devices: int = 1) -> d
     plan = {"weights": held, "gradients": held, "optimizer": STATES[config.optimizer] * held}
     if config.sharding == "fsdp":
         outside = parameters - sum(_count(layer) for layer in layers)
-        plan["gathered"] = 2 * dtype.itemsize * (outside + GATHERED_LAYERS * _count(layers[0]))
+        plan["gathered"] = 2 * dtype.itemsize * (outside + GATHERED_LAYERS * max(_count(layer) for layer in layers))
     elif num_devices > 1:
         plan["buckets"] = held
     if config.sharding == "none" and dtype == torch.bfloat16:
@@ -98,19 +98,21 @@ def print_plan(config: TrainConfig, devices: int) -> None:
 
 def _activations(model: Any, hidden: Tensor, checkpointing: bool) -> int:
     """Bytes kept of the layers' forward pass: of checkpointed ones the inputs, and all of the one computed again."""
-    count = int(model.config.num_hidden_layers)
+    positions = model.config.position_configs
     if not checkpointing:
-        return _kept_bytes(lambda: _through_layers(model, hidden, count))
-    return count * hidden.nbytes + _kept_bytes(lambda: _through_layers(model, hidden, 1))
+        return _kept_bytes(lambda: _through_layers(model, hidden, range(len(positions))))
+    each_kind = (positions.index(own) for own in dict.fromkeys(positions))
+    most = max(_kept_bytes(lambda at=at: _through_layers(model, hidden, [at])) for at in each_kind)  # type: ignore[misc]
+    return len(positions) * hidden.nbytes + most
 
 
-def _through_layers(model: Any, hidden: Tensor, count: int) -> Tensor:
+def _through_layers(model: Any, hidden: Tensor, indices: Iterable[int]) -> Tensor:
     if model.config.model_type == "wavepos_llama":
         context = read_context(hidden, None, None, None)
-        for layer in model.model.layers[:count]:
-            hidden, _ = layer(hidden, context)
+        for index in indices:
+            hidden, _ = model.model.layers[index](hidden, context)
         return hidden
-    for index in range(count):
+    for index in indices:
         hidden, _ = model.layer(index, hidden)
     return hidden
 

@@ -1,10 +1,13 @@
 """The configs of the named sizes as they are meant to be trained; "paper" and "7b" are the paper's (A.7, A.8)."""
 
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wavepos.names import ModelName, check_size
 from wavepos.training.config import Recipe, TrainConfig
+
+if TYPE_CHECKING:
+    from wavepos.positions import LayersLike
 
 PAPER_THETA = 5e5
 """θ of the paper's RoPE at 7B (section 7.1)."""
@@ -16,7 +19,7 @@ def recipe(
     size: str,
     *,
     corpus: str,
-    position: str | dict[str, Any],
+    position: "LayersLike",
     model: ModelName = "baevski-auli",
     start_from: str | None = None,
 ) -> TrainConfig:
@@ -25,7 +28,7 @@ def recipe(
     Args:
         size: tiny, small or paper of "baevski-auli"; tiny, small, 1b or 7b of "llama".
         corpus: as `wavepos.data.prepare` takes it.
-        position: a method's name or its JSON object.
+        position: a method's name or its JSON object, or a list or pattern of layers.
         model: the family.
         start_from: a Llama to begin with; its tokenizer is taken, and what its own position says of the same method.
 
@@ -59,24 +62,27 @@ def size_recipe(size: str, *, model: ModelName = "baevski-auli", start_from: str
 
 
 def recipe_position(
-    size: str, position: str | dict[str, Any], *, model: ModelName = "baevski-auli", start_from: str | None = None
-) -> dict[str, Any]:
-    """The position of a run, completed by what the size or the model to begin with says of the same method.
+    size: str, position: "LayersLike", *, model: ModelName = "baevski-auli", start_from: str | None = None
+) -> Any:
+    """The position of a run as JSON, completed by what the size or the model to begin with says of the same method.
 
     Raises:
         ValueError: no such position, or no Llama to begin with.
     """
-    from wavepos.positions import RotaryConfig, position_fields
+    from wavepos.positions import RotaryConfig, layers_fields
+    from wavepos.positions.layers import with_each_field
 
     if start_from is not None:
         position = _position_from(start_from, position)
-    given = position_fields(position)
-    if model == "llama" and size == "7b" and given["method"] == RotaryConfig.method:
-        return {"theta": PAPER_THETA, **given}
-    return given
+
+    def completed(given: dict[str, Any]) -> dict[str, Any]:
+        of_the_7b = model == "llama" and size == "7b" and given["method"] == RotaryConfig.method
+        return {"theta": PAPER_THETA, **given} if of_the_7b else given
+
+    return with_each_field(layers_fields(position), completed)
 
 
-def _position_from(start_from: str, position: str | dict[str, Any]) -> dict[str, Any]:
+def _position_from(start_from: str, position: "LayersLike") -> Any:
     from transformers import AutoConfig
 
     from wavepos.models.llama import WaveposLlamaConfig, converted_config
@@ -91,8 +97,7 @@ def _position_from(start_from: str, position: str | dict[str, Any]) -> dict[str,
         theirs = AutoConfig.from_pretrained(start_from, position=position, trust_remote_code=False)
     else:
         theirs = converted_config(theirs, position)
-    ours: dict[str, Any] = theirs.position
-    return ours
+    return theirs.position
 
 
 def _baevski_auli_recipe(size: str) -> Recipe:

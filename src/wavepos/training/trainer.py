@@ -47,7 +47,13 @@ MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safe
 
 
 def train(
-    config: TrainConfig, out: Path, data: PreparedData, update: Update | None = None, report_to: Sequence[str] = ()
+    config: TrainConfig,
+    out: Path,
+    data: PreparedData,
+    update: Update | None = None,
+    report_to: Sequence[str] = (),
+    *,
+    imports: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train, or go on where a former call was cut off, or return the record of a finished run.
 
@@ -58,6 +64,7 @@ def train(
         update: told in the first process of each update, with the last logged loss and speed.
         report_to: trackers that Trainer knows ("wandb", "trackio", …) and that get what TensorBoard gets, the run under
             the directory's name.
+        imports: modules, or files, that register what the config needs: recorded, and named where they are missing.
 
     Returns:
         The content of run.json.
@@ -70,7 +77,7 @@ def train(
     """
     trackers = _trackers(report_to)
     arguments = _arguments(config, out)  # joins the processes
-    record = in_first(lambda: opened_record(config, out, data))
+    record = in_first(lambda: opened_record(config, out, data, imports))
     if record["status"] == "finished":
         return record
     checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, final, get_args
 
-from wavepos.models.base import PositionedConfig
+from wavepos.models.positioned_config import PositionedConfig
 from wavepos.names import BaevskiAuliSize
-from wavepos.positions import PositionLike, parse_position, position_dict
+from wavepos.positions import LayersLike, layers_json, parse_layers
 
 
 @final
@@ -21,7 +21,8 @@ class BaevskiAuliConfig(PositionedConfig):
         softmax_dropout: inside the adaptive softmax.
         cutoffs: bands of the adaptive input and softmax; empty: one tied embedding.
         adaptive_factor: by what each band is narrower.
-        position: a method's name or its JSON object, such as {"method": "wavelet", "query_bias": "recency"}.
+        position: a method's name or its JSON object, such as {"method": "wavelet", "query_bias": "recency"}; a list of
+            these, one per layer; or a pattern, {"local": …, "global": …, "every": 4}: layers 4, 8, … are global.
         use_cache: keep keys and values where the caller does not say; in evaluation only.
         pad_token_id, bos_token_id, eos_token_id: as everywhere.
 
@@ -46,7 +47,7 @@ class BaevskiAuliConfig(PositionedConfig):
         softmax_dropout: float = 0.2,
         cutoffs: Sequence[int] = (20000, 60000),
         adaptive_factor: int = 4,
-        position: PositionLike = "wavelet",
+        position: LayersLike = "wavelet",
         use_cache: bool = True,
         pad_token_id: int | None = None,
         bos_token_id: int | None = None,
@@ -73,7 +74,7 @@ class BaevskiAuliConfig(PositionedConfig):
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
         self.tie_word_embeddings = False  # one parameter by construction: nothing to tie
-        super().__init__(position=position_dict(parse_position(position)), **kwargs)
+        super().__init__(position=layers_json(parse_layers(position)), **kwargs)
 
     @property
     def head_dim(self) -> int:
@@ -81,7 +82,7 @@ class BaevskiAuliConfig(PositionedConfig):
         return self.hidden_size // self.num_attention_heads
 
 
-def baevski_auli_config(size: BaevskiAuliSize, vocab_size: int, position: PositionLike) -> BaevskiAuliConfig:
+def baevski_auli_config(size: BaevskiAuliSize, vocab_size: int, position: LayersLike) -> BaevskiAuliConfig:
     """The config of a named size: "tiny" (the demo), "small" (minutes on one GPU), "paper" (247M parameters)."""
     sizes: dict[str, Any]
     match size:

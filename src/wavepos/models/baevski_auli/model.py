@@ -15,6 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from wavepos.models.baevski_auli.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from wavepos.models.baevski_auli.config import BaevskiAuliConfig
 from wavepos.models.base import (
+    LEARNING,
     AttentionInputs,
     PositionedGenerationMixin,
     PositionedPreTrainedModel,
@@ -22,7 +23,8 @@ from wavepos.models.base import (
     reset_missing,
 )
 from wavepos.models.projections import Projected, relative_projection, updated
-from wavepos.positions import Position
+from wavepos.positions import Position, parse_layers
+from wavepos.positions.t5_bias import T5BiasConfig
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transfor
             key_padding_mask=key_padding_mask,
             document_ids=None,
             query_offset=query_offset,
+            window=position.window,
         )
         attended, weights = inputs.attended(self.config, self.training, output_attentions)
         x_BTC = x_BTC + dropout(self.out(attended), self.config.dropout, self.training)
@@ -107,9 +110,9 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
             config.vocab_size, config.hidden_size, config.cutoffs, config.adaptive_factor
         )
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
-        self.positions = nn.ModuleList(dict.fromkeys(layer_positions(config)))  # one, where it is the same for all
-        projections = (relative_projection(config, bias=True) for _ in self.layers)
-        self.relative = nn.ModuleList(projection for projection in projections if projection is not None)
+        self.positions = nn.ModuleList(layer_positions(config))  # one object, where it is the same for layers
+        projections = {str(index): relative_projection(config, index, bias=True) for index in range(len(self.layers))}
+        self.relative = nn.ModuleDict({index: x for index, x in projections.items() if x is not None})
         self.softmax = AdaptiveSoftmax(config.hidden_size, len(config.cutoffs), config.softmax_dropout)
         self.gradient_checkpointing = False
         self.register_load_state_dict_pre_hook(_spread_shared_position)
@@ -197,8 +200,9 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """The hidden states [B,T,C] after a layer, with its position, and its weights [B,H,T,S] where asked for."""
-        position = self.positions[min(index, len(self.positions) - 1)]
-        relative = self.relative[index] if len(self.relative) else None
+        position = self.positions[index]
+        key = str(index)
+        relative = self.relative[key] if key in self.relative else None  # noqa: SIM401 - a ModuleDict has no get
         after: tuple[Tensor, Tensor | None] = self.layers[index](
             x_BTC,
             position,
@@ -261,13 +265,14 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
             case nn.LayerNorm():
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
-            case Position():
+            case _ if isinstance(module, LEARNING):
                 reset_missing(module)
 
 
 def _of_later_layers(model: Any) -> set[str]:
     """The names of T5's biases beyond the first layer's, which state dicts lack whose layers shared it; else none."""
-    if model.config.position["method"] != "t5":
+    layers = parse_layers(model.config.position)
+    if not isinstance(layers, T5BiasConfig):
         return set()
     return {f"positions.{index}.weight" for index in range(1, len(model.positions))}
 

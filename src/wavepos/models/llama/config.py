@@ -5,15 +5,18 @@ from typing import Any, ClassVar, final, get_args
 
 from transformers import LlamaConfig
 
-from wavepos.models.base import PositionedConfig
+from wavepos.models.positioned_config import PositionedConfig
 from wavepos.names import LlamaSize
-from wavepos.positions import PositionLike, parse_position, position_dict
+from wavepos.positions import LayersLike, PositionConfig, parse_layers, position_dict
+from wavepos.positions.layers import with_each
+from wavepos.positions.rotary import RotaryConfig
 from wavepos.positions.wavelet import WaveletConfig
 from wavepos.wavelets import Sampled, mother_wavelet
 
 PAPER_SCALES = tuple(2.0**i for i in range(2, 10))
 """a = 2² … 2⁹ (section 7.1)."""
 
+_OF_WINDOWS = ("layer_types", "sliding_window")
 _OF_A_LLAMA = "; wavepos.models.from_llama takes over a Llama's config and weights"
 _UNSERVED = {
     "rope_parameters": "theta and scaling stand in position={'method': 'rotary', …}" + _OF_A_LLAMA,
@@ -39,8 +42,13 @@ class WaveposLlamaConfig(PositionedConfig):
         attention_bias, mlp_bias: whether the linear maps have biases.
         attention_dropout: on attention weights, in training; above 0 it takes the dense reference backend.
         pad_token_id, bos_token_id, eos_token_id, tie_word_embeddings: as everywhere.
-        position: a method's name, its config or its JSON object, such as {"method": "rotary", "theta": 5e5}.
+        position: a method's name, its config or its JSON object, such as {"method": "rotary", "theta": 5e5}; a list of
+            these, one per layer; or a pattern, {"local": …, "global": …, "every": 4}: layers 4, 8, … are global.
             Scales of a wavelet with a formula that are not given are 2² … 2⁹.
+
+    `layer_types` and `sliding_window` follow from the windows of `position` and stand in config.json where there are
+    any, for transformers' caches and for other libraries; a layer is "sliding_attention" if a cache may drop what its
+    window has left.
 
     Raises:
         ValueError: sizes that do not fit, an unknown position, an unknown field or one that would have no effect.
@@ -72,7 +80,7 @@ class WaveposLlamaConfig(PositionedConfig):
         bos_token_id: int | None = 1,
         eos_token_id: int | list[int] | None = 2,
         tie_word_embeddings: bool = False,
-        position: PositionLike = "wavelet",
+        position: LayersLike = "wavelet",
         **kwargs: Any,
     ) -> None:
         groups = num_attention_heads if num_key_value_heads is None else num_key_value_heads
@@ -96,10 +104,40 @@ class WaveposLlamaConfig(PositionedConfig):
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
         self.tie_word_embeddings = tie_word_embeddings
-        super().__init__(position=_with_scales(position), **kwargs)
+        given = {name: kwargs.pop(name) for name in _OF_WINDOWS if name in kwargs}
+        super().__init__(position=with_family_scales(position), **kwargs)
+        for name, value in given.items():
+            if value not in (None, False, getattr(self, name)):
+                raise ValueError(
+                    f"{name} follows from position in WaveposLlamaConfig, where it is {getattr(self, name)}: windows "
+                    f"stand in position={{'method': …, 'window': …}}, of all layers or of each; got {name}={value!r}"
+                )
+
+    @property
+    def layer_types(self) -> list[str] | None:
+        """What each layer's cache has to keep, in transformers' words; None where all keep everything."""
+        types = ["sliding_attention" if _may_slide(own) else "full_attention" for own in self.position_configs]
+        return types if "sliding_attention" in types else None
+
+    @property
+    def sliding_window(self) -> int | None:
+        """Keys that the caches of "sliding_attention" layers hold: the widest window of these."""
+        return max((own.window for own in self.position_configs if own.window and _may_slide(own)), default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """transformers' own, with `layer_types` and `sliding_window` where layers slide."""
+        derived = {name: getattr(self, name) for name in _OF_WINDOWS}
+        return {**super().to_dict(), **{name: value for name, value in derived.items() if value is not None}}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `PositionedConfig`; with another position the saved `layer_types` and `sliding_window` are not read."""
+        saved = {key: x for key, x in config_dict.items() if kwargs.get("position") is None or key not in _OF_WINDOWS}
+        asked = {name: kwargs.pop(name) for name in _OF_WINDOWS if name in kwargs}
+        return super().from_dict({**saved, **asked}, **kwargs)
 
 
-def llama_config(size: LlamaSize, vocab_size: int, position: PositionLike = "wavelet") -> WaveposLlamaConfig:
+def llama_config(size: LlamaSize, vocab_size: int, position: LayersLike = "wavelet") -> WaveposLlamaConfig:
     """The config of a named size: "tiny" (CPU), "small" (one GPU, minutes), "1b" (1.1B), "7b" (the paper's Llama 2)."""
     sizes: dict[str, Any]
     match size:
@@ -127,11 +165,20 @@ def _check_heads(num_heads: int, num_kv_heads: int, hidden_size: int | None) -> 
         raise ValueError(f"num_key_value_heads must divide num_attention_heads, got {num_kv_heads} and {num_heads}")
 
 
-def _with_scales(position: PositionLike) -> dict[str, Any]:
-    """The position's JSON object, with the family's scales where a wavelet's are not given."""
-    config = parse_position(position)
+def with_family_scales(position: LayersLike) -> Any:
+    """The position's JSON, with the family's scales where a wavelet's are not given."""
+    return with_each(parse_layers(position), _with_scales)
+
+
+def _with_scales(config: PositionConfig) -> dict[str, Any]:
     if not isinstance(config, WaveletConfig) or config.scales is not None:
         return position_dict(config)
     if isinstance(mother_wavelet(config.wavelet), Sampled):  # its scales are levels
         return position_dict(config)
     return position_dict(dataclasses.replace(config, scales=PAPER_SCALES))
+
+
+def _may_slide(own: PositionConfig) -> bool:
+    """Whether a cache may drop keys that the window has left: not where a query must know how many came before."""
+    follows_length = isinstance(own, RotaryConfig) and own.follows_length
+    return own.window is not None and own.temperature is None and not follows_length

@@ -77,15 +77,26 @@ def padded_to_cache(attention_mask: Tensor | None, past_key_values: Cache) -> Te
     """A mask [B,S] as long as a static cache, so that a compiled step meets one shape; empty slots take no part."""
     if attention_mask is None:
         return None
-    missing = past_key_values.get_mask_sizes(1, 0)[0] - attention_mask.shape[1]
+    missing = num_slots(past_key_values) - attention_mask.shape[1]
     return pad(attention_mask.bool(), (0, max(0, missing)))
+
+
+def num_slots(past_key_values: Cache) -> int:
+    """Slots of a static cache; of others, the keys that it holds and one more."""
+    return int(past_key_values.get_mask_sizes(1, _whole_layer(past_key_values))[0])
+
+
+def _whole_layer(past_key_values: Cache) -> int:
+    """A layer whose cache drops nothing; the first, where all slide."""
+    sliding = past_key_values.is_sliding
+    return sliding.index(False) if False in sliding else 0
 
 
 def _query_offset(past_key_values: Cache | None) -> int | Tensor:
     """Read before `update`, and copied: a static cache hands out its live counter."""
     if past_key_values is None:
         return 0
-    offset = past_key_values.get_seq_length()
+    offset = past_key_values.get_seq_length(_whole_layer(past_key_values))
     if not isinstance(offset, Tensor):
         return int(offset)
     return offset.to(torch.int64).clone() if torch.compiler.is_compiling() else int(offset)

@@ -1,7 +1,6 @@
 """A trained RoPE Llama's weights in our family, with its own rotation or another positional method."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from wavepos.models.llama.config import WaveposLlamaConfig
 from wavepos.models.llama.model import WaveposLlamaForCausalLM
 from wavepos.models.loading import check_loaded
-from wavepos.positions import RotaryConfig, parse_position, position_dict, position_fields
+from wavepos.positions import LayersLike, RotaryConfig, layers_fields, parse_position, position_dict
+from wavepos.positions.layers import with_each_field
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _SIZES = (
 
 def from_llama(
     source: str | Path | PreTrainedModel,
-    position: str | Mapping[str, Any] = "wavelet",
+    position: LayersLike = "wavelet",
     *,
     dtype: torch.dtype | str = "auto",
 ) -> WaveposLlamaForCausalLM:
@@ -51,7 +51,8 @@ def from_llama(
 
     Args:
         source: directory or hub name of a Llama checkpoint, or a `LlamaForCausalLM`.
-        position: a method's name or JSON object; "rotary" alone takes θ and the scaling of the Llama.
+        position: a method's name or JSON object, or a list or pattern of layers; a "rotary" without θ and scaling takes
+            the Llama's.
         dtype: of the weights, where source is a path; "auto": as they are saved.
 
     Returns:
@@ -79,18 +80,21 @@ def from_llama(
     return model  # type: ignore[no-any-return] # transformers is untyped here
 
 
-def converted_config(config: PreTrainedConfig, position: str | Mapping[str, Any]) -> WaveposLlamaConfig:
+def converted_config(config: PreTrainedConfig, position: LayersLike) -> WaveposLlamaConfig:
     """The config of our family with a Llama's sizes.
 
     Raises:
-        ValueError: not a Llama's config, or a rotation of a part of the head.
+        ValueError: not a Llama's config, or one that asks for the rotation of a part of the head.
     """
     if config.model_type != "llama":
         raise ValueError(f"source must be a model of type 'llama', got {config.model_type!r}")
     sizes = {name: getattr(config, name) for name in _SIZES}
-    if position_fields(position) == {"method": RotaryConfig.method}:
-        position = position_dict(_rotation(config))
-    return WaveposLlamaConfig(**sizes, position=position)
+
+    def with_theirs(fields: dict[str, Any]) -> dict[str, Any]:
+        bare = fields["method"] == RotaryConfig.method and not set(fields) - {"method", "temperature", "window"}
+        return {**position_dict(_rotation(config)), **fields} if bare else fields
+
+    return WaveposLlamaConfig(**sizes, position=with_each_field(layers_fields(position), with_theirs))
 
 
 def _rotation(config: PreTrainedConfig) -> RotaryConfig:
@@ -98,22 +102,34 @@ def _rotation(config: PreTrainedConfig) -> RotaryConfig:
     parameters = dict(config.rope_parameters)
     rope_type, theta = parameters.pop("rope_type", "default"), parameters.pop("rope_theta")
     parameters.pop("type", None)
-    if parameters.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError("source rotates a part of each head (partial_rotary_factor), which is not served")
+    part = parameters.pop("partial_rotary_factor", 1.0)
     fields: dict[str, Any] = {"method": "rotary", "theta": float(theta)}
+    if rope_type == "proportional":
+        fields |= {"partial_rotary_factor": part, "partial_rotary_style": "high_frequencies"}
+        rope_type = "linear" if parameters.get("factor", 1.0) != 1.0 else "default"
+    elif part != 1.0:
+        raise ValueError(
+            f"source says that it rotates a part of each head (partial_rotary_factor={part}), and transformers' Llama "
+            "rotates all of it: which is meant cannot be known"
+        )
     if rope_type != "default":
-        if rope_type == "dynamic":
-            parameters.setdefault("max_position_embeddings", config.max_position_embeddings)
-            parameters.pop("original_max_position_embeddings", None)
-        elif rope_type in ("yarn", "longrope"):
-            parameters.setdefault("original_max_position_embeddings", config.max_position_embeddings)
-            if rope_type == "longrope":
-                trained = parameters["original_max_position_embeddings"]
-                parameters.setdefault("factor", config.max_position_embeddings / trained)
-        fields["scaling"] = {"rope_type": rope_type, **parameters}
+        fields["scaling"] = {"rope_type": rope_type, **_completed(rope_type, parameters, config)}
     parsed = parse_position(fields)
     assert isinstance(parsed, RotaryConfig)
     return parsed
+
+
+def _completed(rope_type: str, parameters: dict[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
+    """A scaling's parameters with those that transformers takes from the config around them."""
+    if rope_type == "dynamic":
+        parameters.setdefault("max_position_embeddings", config.max_position_embeddings)
+        parameters.pop("original_max_position_embeddings", None)
+    elif rope_type in ("yarn", "longrope"):
+        parameters.setdefault("original_max_position_embeddings", config.max_position_embeddings)
+        if rope_type == "longrope":
+            trained = parameters["original_max_position_embeddings"]
+            parameters.setdefault("factor", config.max_position_embeddings / trained)
+    return parameters
 
 
 def _changes(name: str, theirs: Any, config: WaveposLlamaConfig, model: Any, new: list[str]) -> str:

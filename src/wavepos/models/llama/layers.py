@@ -8,7 +8,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from wavepos.models.base import AttentionInputs
 from wavepos.models.llama.config import WaveposLlamaConfig
-from wavepos.models.llama.context import Context
+from wavepos.models.llama.context import Context, num_slots
 from wavepos.models.projections import Projected, relative_projection, updated
 from wavepos.positions import NoPE, Position
 
@@ -33,7 +33,7 @@ class WaveposLlamaAttention(nn.Module):
         self.v_proj = nn.Linear(width, groups * head_dim, bias=bias)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=bias)
         self.position = position
-        self.r_proj = relative_projection(config, bias)
+        self.r_proj = relative_projection(config, layer_idx, bias)
 
     def forward(
         self,
@@ -65,11 +65,17 @@ class WaveposLlamaAttention(nn.Module):
         if position.rotates and not (position.needs_table or position.follows_length):  # rotated once, kept rotated
             limit = _num_slots(past_key_values, query_offset, q.shape[2])
             q, k = position.rotated(q, query_offset, limit), position.rotated(k, query_offset, limit)
+            q = q if position.temperature is None else position.temperature(q, query_offset)
             position = NoPE()
         relative_states, gates = Projected.of(self.r_proj, position, hidden_states, q.shape[1])
         if past_key_values is not None:
             slots = torch.arange(q.shape[2], device=q.device) + query_offset
             k, v, gates = updated(past_key_values, k, v, gates, self.layer_idx, {"cache_position": slots})
+            if past_key_values.is_sliding[self.layer_idx]:
+                self._check_sliding(position)
+                first = _first_kept(query_offset, q.shape[2], k.shape[2])
+                attention_mask = _of_kept(attention_mask, first, k.shape[2])
+                query_offset = query_offset - first
             if isinstance(query_offset, int):  # a static cache holds empty slots too
                 filled = query_offset + q.shape[2]
                 k, v, gates = k[:, :, :filled], v[:, :, :filled], None if gates is None else gates[:, :, :filled]
@@ -83,6 +89,7 @@ class WaveposLlamaAttention(nn.Module):
             key_padding_mask=attention_mask,
             document_ids=document_ids,
             query_offset=query_offset,
+            window=self.position.window,
         )
         attended, weights = inputs.attended(self.config, self.training, output_attentions)
         return self.o_proj(attended), weights
@@ -92,9 +99,20 @@ class WaveposLlamaAttention(nn.Module):
         if heads != self.config.num_attention_heads and self.position.per_head:
             raise ValueError(
                 f"tensor parallelism is served for methods that are the same for every head (nope, rotary, shaw, "
-                f"wavelet without query_bias), got {self.config.position['method']!r} with {heads} of "
+                f"wavelet without query_bias) and learn no temperature, got {self._method()!r} with {heads} of "
                 f"{self.config.num_attention_heads} heads here"
             )
+
+    def _check_sliding(self, position: Position) -> None:
+        """Refuse a cache that drops keys where they are still seen, or where it must be known how many came before."""
+        if self.position.window is None or position.temperature is not None or position.follows_length:
+            raise ValueError(
+                f"a cache that drops keys does not fit layer {self.layer_idx} with {self._method()!r}: make the cache "
+                "from this model's config, whose layer_types say which layers slide"
+            )
+
+    def _method(self) -> str:
+        return self.config.position_configs[self.layer_idx].method
 
 
 class WaveposLlamaDecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transformers is untyped here
@@ -130,4 +148,18 @@ def _num_slots(past_key_values: Cache | None, query_offset: int | Tensor, length
     """Positions that this call can meet, known without the device."""
     if isinstance(query_offset, int) or past_key_values is None:
         return length
-    return int(past_key_values.get_mask_sizes(length, 0)[0])
+    return num_slots(past_key_values)
+
+
+def _first_kept(query_offset: int | Tensor, num_queries: int, num_keys: int) -> int | Tensor:
+    """The slot of the first key that a cache gave: a sliding one has dropped those before; the last is the newest."""
+    end = query_offset + num_queries
+    return max(0, end - num_keys) if isinstance(end, int) else (end - num_keys).clamp_min(0)
+
+
+def _of_kept(mask_BS: Tensor | None, first: int | Tensor, num_keys: int) -> Tensor | None:
+    """The part of a mask over all slots that belongs to `num_keys` keys from slot `first` on."""
+    if mask_BS is None or isinstance(first, int):
+        return None if mask_BS is None else mask_BS[:, first : first + num_keys]
+    slots = torch.arange(num_keys, device=mask_BS.device) + first
+    return mask_BS.index_select(1, slots.clamp_max(mask_BS.shape[1] - 1))  # what lies beyond is in no query's past

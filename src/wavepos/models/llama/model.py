@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRMSNorm
 
 from wavepos.models.base import (
+    LEARNING,
     PositionedGenerationMixin,
     PositionedPreTrainedModel,
     layer_positions,
@@ -47,11 +48,11 @@ class WaveposLlamaPreTrainedModel(PositionedPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if not isinstance(module, Position | RelativeProjection):
+        if not isinstance(module, (*LEARNING, RelativeProjection)):
             super()._init_weights(module)
             return
         with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
-            if isinstance(module, Position):
+            if isinstance(module, LEARNING):
                 reset_missing(module)
             else:
                 super()._init_weights(module)
@@ -121,7 +122,8 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
             raise ValueError(PACKED_WITH_CACHE)
         past_key_values = self.opened_cache(past_key_values, use_cache, packed=packed)
         layers: Any = self.layers
-        _check_padding(self.config, layers[0].self_attn.position, context)
+        for position in dict.fromkeys(layer.self_attn.position for layer in layers):
+            _check_padding(self.config, position, context)
         read = self.through_layers(
             self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds,
             lambda index, x, maps: layers[index](x, context, past_key_values=past_key_values, output_attentions=maps),
@@ -216,6 +218,11 @@ class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, PositionedGenerationM
     def create_masks_for_generate(*, attention_mask: Tensor | None, past_key_values: Cache, **_: Any) -> Tensor | None:
         """What `generate` hands a step with a static cache: the mask of its slots, not one over pairs of tokens."""
         return padded_to_cache(attention_mask, past_key_values)
+
+    def _valid_auto_compile_criteria(self, *args: Any, **kwargs: Any) -> bool:
+        """No step is compiled where all caches slide: they count where they are in Python, anew at each step."""
+        whole = any(kind == "full_attention" for kind in self.config.layer_types or ("full_attention",))
+        return whole and bool(super()._valid_auto_compile_criteria(*args, **kwargs))
 
     def generate_batch(self, *_: Any, **__: Any) -> Any:
         """Refused, as `init_continuous_batching`."""
