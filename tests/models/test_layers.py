@@ -36,7 +36,13 @@ MIXED = [
 TEMPERED_WINDOW = {"method": "wavelet", "window": 7, "temperature": "log"}
 ALL_SLIDE = {"method": "rotary", "window": 6}
 DYNAMIC_NTK = {"rope_type": "dynamic", "factor": 4.0, "max_position_embeddings": 16}
+GATED = {
+    "local": {"method": "wavelet", "window": 10, "gate": "forget", "query_bias": "recency", "learn": ["scales"]},
+    "global": {"method": "forget_gate", "temperature": "log"},
+    "every": 4,
+}
 POSITIONS = {
+    "gated": GATED,
     "rnope-swa": RNOPE_SWA,
     "swan": SWAN,
     "irope": IROPE,
@@ -62,7 +68,7 @@ def test_each_layer_attends_as_the_core_does_with_its_position_and_window(family
         assert window == model.config.position_configs[layer].window
         core = attention(
             seen.q_BHTD, seen.k_BGSD, seen.v_BGSD, position=seen.position, relative_states=seen.relative_states_BHTE,
-            window=window,
+            gates=seen.gates_BHS, window=window,
         )  # fmt: skip
         torch.testing.assert_close(core[0].transpose(0, 1).flatten(1), attention_output(model, x, layer))
         torch.testing.assert_close(core[0], seen.output())  # attention maps too

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -13,33 +13,35 @@ from wavepos.positions.alibi import alibi_slopes
 from wavepos.positions.cable import Cable
 from wavepos.positions.config import LONGEST, PositionConfig, require_between
 from wavepos.positions.forget_gate import ForgetGate
-from wavepos.positions.learned_grid import LARGEST_CHANGE, Learned, LearnedGrid, shift_span
+from wavepos.positions.learned_grid import Learned, LearnedGrid
 from wavepos.positions.tables import LowRank, TableCache
 from wavepos.positions.terms import (
     ReadsGates,
     ScoreTerms,
-    at_least_float32,
     farthest,
     require_fit,
     require_no_gates,
     require_positive_int,
 )
+from wavepos.positions.wavelet_grid import (
+    BAND_TOLERANCE,
+    LARGEST_SCALE,
+    NUM_SCALES,
+    SMALLEST_SCALE,
+    Amplitude,
+    Direction,
+    WaveletGrid,
+)
 from wavepos.wavelets import MotherWavelet, Sampled, mother_wavelet
 
-Direction = Literal["past", "future"]
-Amplitude = Literal["equal", "inverse_sqrt", "unit_peak"]
 QueryBias = Literal["zeros", "recency"]
 Gate = Literal["forget", "cable"]
 
 RECENCY_HEIGHT = 6.0
 RECENCY_PENALTY = 10.0
-BAND_TOLERANCE = 1e-7
 
-NUM_SCALES = 8
 PAPER_LENGTH = 512
 """L_train of the paper's grid of scales, 2⁰ … 2⁷ (Table 1)."""
-SMALLEST_SCALE, LARGEST_SCALE = 1e-6, 1e100
-"""Between them u = (t − b)/a and its square are numbers; the paper's largest scale is 2¹²⁷ (Table 3)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +142,8 @@ class Wavelet(ReadsGates):
         ValueError: a grid that does not give head_dim dimensions, or any argument out of its range.
 
     Deviates from the paper: `query_bias`, `gate`, `learn`, "unit_peak", `stretch` and "fit" are ours. Its authors say
-    in the open review (OpenReview forum OhauMUNW8T), not in the paper, that training diverged with "inverse_sqrt". Eq. 14
-    is "past", footnote 8 and Tip 2 are "future". The defaults are the paper's but for one-sided wavelets: with
+    in the open review (OpenReview forum OhauMUNW8T), not in the paper, that training diverged with "inverse_sqrt".
+    Eq. 14 is "past", footnote 8 and Tip 2 are "future". The defaults are the paper's but for one-sided wavelets: with
     `direction="past"` Haar is the mirror image of Eq. 15, which "future" gives as printed.
     """
 
@@ -182,12 +184,19 @@ class Wavelet(ReadsGates):
             raise ValueError(
                 f"learn goes with wavelets that have derivatives (differentiable), got {self.mother.name!r}: {why}"
             )
+        if self.config.scales == "fit" and isinstance(self.mother, Sampled):
+            raise ValueError(
+                f"scales='fit' goes with wavelets that have a formula, got {self.mother.name!r}, whose scales are "
+                "levels of PyWavelets and cannot be shrunk"
+            )
         self.head_dim = head_dim
-        self.scales, self.shifts = self._grid()
-        self._limit = self.reach(BAND_TOLERANCE)
-        self._cache = TableCache(self.table, limit=self._limit)
-        self._limit_ahead = self.reach_ahead(BAND_TOLERANCE)
-        self._cache_both_ways = TableCache(self._in_pairs, limit=2 * max(self._limit, self._limit_ahead) - 1)
+        given = self.config.given_scales, self.config.shifts
+        self._start = WaveletGrid.of_head(head_dim, self.mother, given, direction, amplitude, self.config.stretch)
+        self.scales, self.shifts = self._start.scales, self._start.shifts
+        self._widest = self._start.widest(self.config.learn)
+        self._limit, self._limit_ahead = self.reach(BAND_TOLERANCE), self.reach_ahead(BAND_TOLERANCE)
+        self._cache = TableCache(self._start.table, limit=self._limit)
+        self._cache_both_ways = TableCache(self._start.in_pairs, limit=2 * max(self._limit, self._limit_ahead) - 1)
         self.reads_gates = gate is not None
         needs_heads = {"query_bias": query_bias is not None, "gate": self.reads_gates, "learn_per_head": learn_per_head}
         self.per_head = any(needs_heads.values())
@@ -201,7 +210,9 @@ class Wavelet(ReadsGates):
         self.gate: ForgetGate | Cable | None = None
         if gate is not None and num_heads is not None:
             self.gate = (ForgetGate if gate == "forget" else Cable)(num_heads)
-        self.grid = self._learned_grid(num_heads if learn_per_head else None)
+        self.grid: LearnedGrid | None = None
+        if self.config.learn:
+            self.grid = self._start.learned(self.config.learn, num_heads if learn_per_head else None)
         self.reset_parameters()
 
     def table(self, length: int) -> Tensor:
@@ -211,26 +222,19 @@ class Wavelet(ReadsGates):
         """
         require_positive_int("length", length)
         if self.grid is not None:
-            return self._learned_table(length).detach().to("cpu", torch.float32)
-        return self._start_table(length)
-
-    def _start_table(self, length: int) -> Tensor:
-        return self._at(torch.arange(length, dtype=torch.float64, device="cpu"))
-
-    def _at(self, displacement: Tensor) -> Tensor:
-        columns = [self._column(displacement, scale, shift) for scale in self.scales for shift in self.shifts]
-        return torch.stack(columns, dim=-1).to(torch.float32)
+            return self._start.learned_table(self.grid, length).detach().to("cpu", torch.float32)
+        return self._start.table(length)
 
     def reach(self, tolerance: float = BAND_TOLERANCE) -> int:
         """W: from displacement W on every |p_i| ≤ tolerance (of the peak, with amplitude "unit_peak"), in tokens.
 
         Where scales or shifts are learned, for whatever they may become.
         """
-        return max(0, *(math.floor(high) for _, high in self._intervals(tolerance))) + 1
+        return self._widest.reach(tolerance)
 
     def reach_ahead(self, tolerance: float = BAND_TOLERANCE) -> int:
         """The same on the other side, which causal=False sees: up to displacement −W every |p_i| ≤ tolerance."""
-        return max(0, *(-math.ceil(low) for low, _ in self._intervals(tolerance))) + 1
+        return self._widest.reach_ahead(tolerance)
 
     def gates(self, logits_BHS: Tensor) -> Tensor:
         """The log gates [B,H,S] of `ForgetGate` or `Cable`.
@@ -248,7 +252,10 @@ class Wavelet(ReadsGates):
         bias = self.query_bias_HD
         require_fit(self, q_BHTD, head_dim=self.head_dim, num_heads=self._num_heads)
         length = min(self._limit, q_offset + q_BHTD.shape[2])
-        table = self._cache.get(length, q_BHTD.device) if self.grid is None else self._learned_table(length)
+        if self.grid is None:
+            table = self._cache.get(length, q_BHTD.device)
+        else:
+            table = self._start.learned_table(self.grid, length)
         r_BHTE = q_BHTD
         if bias is not None:
             r_BHTE = q_BHTD + bias[:, None].to(q_BHTD.dtype)
@@ -262,7 +269,7 @@ class Wavelet(ReadsGates):
         if ahead == 0:
             return terms
         if self.grid is not None:
-            table = self._learned_table(ahead + behind + 1, first=-ahead)
+            table = self._start.learned_table(self.grid, ahead + behind + 1, first=-ahead)
             return dataclasses.replace(terms, table=table, first_displacement=-ahead)
         pairs = self._cache_both_ways.get(2 * max(ahead, behind) + 1, q_BHTD.device)
         return dataclasses.replace(terms, table=_in_order(pairs, ahead, behind), first_displacement=-ahead)
@@ -294,120 +301,13 @@ class Wavelet(ReadsGates):
 
     def _recency_start(self, num_heads: int) -> Tensor:
         """v with v_h·p(δ)/√D ≈ max(0, 6 − slope_h·δ) by ridge least squares over the band, float32 [H, D]."""
-        table = self._start_table(min(self._limit, 65536)).to(torch.float64)
+        table = self._start.table(min(self._limit, 65536)).to(torch.float64)
         displacement = torch.arange(table.shape[0], dtype=torch.float64, device="cpu")
         slopes_H = torch.tensor(alibi_slopes(num_heads), dtype=torch.float64, device="cpu")
         target_RH = (RECENCY_HEIGHT - displacement[:, None] * slopes_H).clamp_min(0.0)
         normal = table.mT @ table + RECENCY_PENALTY * torch.eye(self.head_dim, dtype=torch.float64, device="cpu")
         solution_DH: Tensor = torch.linalg.solve(normal, table.mT @ (target_RH * math.sqrt(self.head_dim)))
         return solution_DH.mT.to(torch.float32)
-
-    def _grid(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        scales, shifts = self.config.given_scales, self.config.shifts
-        sampled = isinstance(self.mother, Sampled)
-        if self.config.scales == "fit" and sampled:
-            raise ValueError(
-                f"scales='fit' goes with wavelets that have a formula, got {self.mother.name!r}, whose scales are "
-                "levels of PyWavelets and cannot be shrunk"
-            )
-        if scales is None:
-            scales = tuple(float(j + 1) if sampled else 2.0**j for j in range(NUM_SCALES))
-        if self.config.stretch != 1.0:
-            if sampled:
-                raise ValueError(
-                    f"stretch goes with wavelets that have a formula, got stretch={self.config.stretch} for "
-                    f"{self.mother.name!r}, whose scales are levels of PyWavelets"
-                )
-            scales = tuple(scale * self.config.stretch for scale in scales)
-            for scale in (min(scales), max(scales)):
-                require_between("scales × stretch", scale, SMALLEST_SCALE, LARGEST_SCALE)
-        if shifts is None:
-            if self.head_dim % len(scales):
-                raise ValueError(
-                    f"head_dim must be a multiple of the number of scales, got head_dim={self.head_dim} and "
-                    f"{len(scales)} scales: give scales whose number divides it, or shifts too"
-                )
-            shifts = tuple(float(b) for b in range(self.head_dim // len(scales)))
-        if len(scales) * len(shifts) != self.head_dim:
-            raise ValueError(
-                f"scales × shifts must give head_dim = {self.head_dim} wavelets, "
-                f"got {len(scales)} × {len(shifts)} = {len(scales) * len(shifts)}"
-            )
-        return scales, shifts
-
-    def _extremes(self) -> tuple[list[float], list[float]]:
-        """Scales and shifts at the ends of what they may become; the grid's own where nothing is learned."""
-        change = LARGEST_CHANGE if "scales" in self.config.learn else 1.0
-        span = shift_span(self.shifts) if "shifts" in self.config.learn else 0.0
-        scales = [factor * scale for scale in self.scales for factor in {1.0 / change, change}]
-        return scales, [shift + move for shift in self.shifts for move in {-span, span}]
-
-    def _learned_grid(self, num_heads: int | None) -> LearnedGrid | None:
-        if not self.config.learn:
-            return None
-        scales = [scale for scale in self.scales for _ in self.shifts]
-        return LearnedGrid(scales, self.shifts * len(self.scales), self.config.learn, num_heads)
-
-    def _learned_table(self, length: int, first: int = 0) -> Tensor:
-        """p(δ) for δ = first … first + length − 1, [R,D] or [H,R,D], with gradients; float32 or float64."""
-        assert self.grid is not None
-        scales, shifts = (x if x.dim() == 1 else x[:, None] for x in self.grid())
-        displacement = torch.arange(first, first + length, dtype=scales.dtype, device=scales.device)[:, None]
-        x = displacement - shifts if self.config.direction == "past" else -displacement - shifts
-        table = self.mother.evaluate(-x if self._is_mirrored(self.scales[0]) else x, scales)
-        match self.config.amplitude:
-            case "inverse_sqrt":
-                table = table * (scales / self.config.stretch).rsqrt()
-            case "unit_peak":  # of scales that are not learned
-                peaks = [self._amplitude(scale) for scale in self.scales for _ in self.shifts]
-                table = table * torch.tensor(peaks, dtype=table.dtype, device=table.device)
-        return table.to(at_least_float32(next(self.grid.parameters())).dtype)
-
-    def _in_pairs(self, length: int) -> Tensor:
-        """p(δ) for δ = 0, 1, −1, 2, −2, …, so that a longer table begins with a shorter one."""
-        index = torch.arange(length, dtype=torch.float64, device="cpu")
-        distance = ((index + 1.0) / 2.0).floor()
-        return self._at(torch.where(index % 2 == 1, distance, -distance))
-
-    def _is_mirrored(self, scale: float) -> bool:
-        """Whether a one-sided wavelet would cover only displacements ahead of the query, were it not mirrored."""
-        low, high = self.mother.support(scale, BAND_TOLERANCE)
-        return high <= 0.0 < -low if self.config.direction == "past" else low >= 0.0 < high
-
-    def _column(self, displacement: Tensor, scale: float, shift: float) -> Tensor:
-        x = displacement - shift if self.config.direction == "past" else -displacement - shift
-        values = self.mother.evaluate(-x if self._is_mirrored(scale) else x, scale)
-        return values * self._amplitude(scale)
-
-    def _intervals(self, tolerance: float) -> Iterator[tuple[float, float]]:
-        """For every wavelet the interval of δ outside which it does not exceed the tolerance; of none: (0, −1)."""
-        if not 0.0 < tolerance < 1.0:
-            raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
-        scales, shifts = self._extremes()
-        for scale in scales:
-            amplitude = self._amplitude(scale)
-            if amplitude <= tolerance * 1e-3:
-                yield 0.0, -1.0
-                continue
-            low, high = self.mother.support(scale, tolerance / amplitude)
-            if self._is_mirrored(scale) == (self.config.direction == "past"):
-                low, high = -high, -low
-            for shift in shifts:
-                centre = shift if self.config.direction == "past" else -shift
-                yield centre + low, centre + high
-
-    def _amplitude(self, scale: float) -> float:
-        match self.config.amplitude:
-            case "equal":
-                return 1.0
-            case "inverse_sqrt":
-                return 1.0 / math.sqrt(2.0**scale if isinstance(self.mother, Sampled) else scale / self.config.stretch)
-            case "unit_peak":
-                low, high = self.mother.support(scale, BAND_TOLERANCE)
-                reach = 65536.0
-                x = torch.arange(max(low, -reach) // 1, min(high, reach) + 1, dtype=torch.float64, device="cpu")
-                peak = float(self.mother.evaluate(x, scale).abs().max())
-                return 1.0 / peak if peak > 0.0 else 1.0
 
 
 def _in_order(pairs_RX: Tensor, ahead: int, behind: int) -> Tensor:
