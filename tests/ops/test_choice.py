@@ -89,7 +89,7 @@ def test_the_kernel_proves_itself_once_and_is_then_taken(monkeypatch: pytest.Mon
     generator_state = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert choice.proven(DEVICE, torch.float32, 64)
+        assert choice.proven("triton", DEVICE, torch.float32, 64, False)
     assert torch.equal(torch.get_rng_state(), generator_state)
     monkeypatch.setattr(choice, "_proof", None)  # asked no second time
     assert chosen(WAVELET) == "triton"
@@ -113,6 +113,46 @@ def test_a_kernel_that_is_off_is_not_taken_and_said_so(fault: str, monkeypatch: 
     with pytest.warns(RuntimeWarning, match=f"does not work on {DEVICE} .*{message}.* takes 'banded'"):
         assert chosen(WAVELET) == "banded"
     assert chosen(WAVELET) == "banded"  # the warning came once
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("fault", ["wrong", "fails"])
+def test_banded_that_is_off_on_a_gpu_is_not_taken_and_said_so(
+    fault: str, gated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "PROOF_LENGTH", 75)
+    monkeypatch.setattr(choice, "PROOF_TABLE", 33)
+    real = IMPLEMENTATIONS["banded"]
+
+    def faulty(call: Call) -> Tensor:
+        if fault == "fails":
+            raise RuntimeError("no kernel image is available")
+        return real.compute(call) * 1.001
+
+    monkeypatch.setitem(IMPLEMENTATIONS, "banded", replace(real, compute=faulty))
+    monkeypatch.setitem(IMPLEMENTATIONS, "triton", replace(IMPLEMENTATIONS["triton"], limits=lambda call: "off"))
+    q = torch.randn(1, 2, 20, 64, device=DEVICE)
+    gates = -torch.rand(1, 2, 20, device=DEVICE) if gated else None
+    terms = replace(WAVELET.terms(q, q), gates_BHS=gates)
+    call = Call(terms=terms, v_BGSD=q, mask=Mask(num_queries=20, num_keys=20), softmax_scale=0.125)
+    message = "no kernel image" if fault == "fails" else "it is off by 0.001"
+    with pytest.warns(RuntimeWarning, match=f"backend='banded' does not work on {DEVICE} .*{message}.*dense reference"):
+        assert choose("auto", call) is IMPLEMENTATIONS["reference"]
+    assert choose("auto", call) is IMPLEMENTATIONS["reference"]  # the warning came once
+    monkeypatch.setattr(choice, "DENSE_LIMIT", 100)
+    with pytest.raises(ValueError, match=r"'banded' does not work on .* takes the dense reference up to 100 scores"):
+        choose("auto", call)
+    assert choose("banded", call) is IMPLEMENTATIONS["banded"]  # who names it gets it
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_banded_proves_itself_with_and_without_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+            for gated in (False, True):
+                assert choice.proven("banded", DEVICE, dtype, 64, gated)
 
 
 @pytest.mark.usefixtures("on_gpu")

@@ -1,5 +1,5 @@
-"""The one way into the backends: who computes a call, the rule of "auto", and the proof that it asks of the fused
-kernel on a new device.
+"""The one way into the backends: who computes a call, the rule of "auto", and the proof that it asks of a backend on a
+GPU that it has not met.
 """
 
 import functools
@@ -8,8 +8,10 @@ from typing import get_args
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from wavepos.ops.banded.operator import BANDED
+from wavepos.ops.banded.single import is_single
 from wavepos.ops.call import DENSE_LIMIT, Backend, Call, Implementation
 from wavepos.ops.fused.backend import TRITON
 from wavepos.ops.mask import Mask
@@ -28,8 +30,12 @@ IMPLEMENTATIONS = {
 
 PROOF_LENGTH, PROOF_TABLE = 600, 250
 """Long enough for tiles on the diagonal, in the band and beyond it."""
-PROOF_TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+PROOF_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Of the largest entry; a wrong tile is off by about all of it."""
+NEXT = {
+    "triton": "backend='auto' takes 'banded' there, which is exact and slower",
+    "banded": f"backend='auto' takes the dense reference there, up to {DENSE_LIMIT} scores",
+}
 
 
 def run_backend(name: str, call: Call) -> Tensor:
@@ -70,7 +76,7 @@ def _automatic(call: Call) -> Implementation:
     if _takes_triton(call):
         return IMPLEMENTATIONS["triton"]
     banded = IMPLEMENTATIONS["banded"]
-    refusal = banded.refusal(call)
+    refusal = banded.refusal(call) or _distrust(call)
     if refusal is None:
         return banded
     if call.num_scores > DENSE_LIMIT:
@@ -79,6 +85,15 @@ def _automatic(call: Call) -> Implementation:
             f"{call.num_scores}; backend='reference' computes it all the same"
         )
     return choose("reference", call)
+
+
+def _distrust(call: Call) -> str | None:
+    """Why "auto" does not give the banded backend a call that it serves: on a GPU it has not proven itself."""
+    q = call.terms.q_BHTD
+    gated = call.terms.gates_BHS is not None
+    if not _on_gpu(q) or is_single(call) or proven("banded", q.device, q.dtype, q.shape[-1], gated):
+        return None
+    return f"backend='banded' does not work on {q.device} for {q.dtype} and head_dim {q.shape[-1]}"
 
 
 def _takes_triton(call: Call) -> bool:
@@ -91,7 +106,7 @@ def _takes_triton(call: Call) -> bool:
         refusal = IMPLEMENTATIONS["triton"].refusal(call)
     except ImportError:
         return False
-    return refusal is None and proven(q.device, q.dtype, q.shape[-1])
+    return refusal is None and proven("triton", q.device, q.dtype, q.shape[-1], False)
 
 
 def _on_gpu(q_BHTD: Tensor) -> bool:
@@ -99,42 +114,38 @@ def _on_gpu(q_BHTD: Tensor) -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch's decorator has no types
-def proven(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether the kernel works there; a constant of compiled graphs."""
-    return _prove(device, dtype, head_dim)
+def proven(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, gated: bool) -> bool:
+    """Whether a backend works there, with a gate per key or a table alone; a constant of compiled graphs."""
+    return _prove(name, device, dtype, head_dim, gated)
 
 
 @functools.cache
-def _prove(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether the kernel gives the reference's output and gradients there; asked once a process, it takes a moment.
+def _prove(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, gated: bool) -> bool:
+    """Whether a backend gives the reference's output and gradients there; asked once per process, it takes a moment.
 
-    Kernels are compiled on the device they run on, and compilers err: where the kernel fails or is off, a warning says
-    so and "auto" goes on with the banded backend.
+    Kernels are compiled on the device they run on, and compilers err; private signatures of PyTorch's own change. Where
+    a backend fails or is off, a warning says so and "auto" goes on with the next.
     """
+    why = None
     try:
-        with torch.inference_mode(False), torch.enable_grad():
-            found, expected = (_proof(name, device, dtype, head_dim) for name in ("triton", "reference"))
+        with _disable_current_modes(), torch.inference_mode(False), torch.enable_grad():
+            found, expected = (_proof(each, device, dtype, head_dim, gated) for each in (name, "reference"))
+        for x, truth in zip(found, expected, strict=True):
+            off = float((x.double() - truth.double()).abs().max() / truth.double().abs().max())
+            if not off <= PROOF_TOLERANCE[dtype]:
+                why = f"it is off by {off:.2g} of the largest entry"
     except Exception as error:
-        warnings.warn(_unproven(device, dtype, head_dim, repr(error)), RuntimeWarning, stacklevel=2)
-        return False
-    for x, truth in zip(found, expected, strict=True):
-        off = float((x.double() - truth.double()).abs().max() / truth.double().abs().max())
-        if not off <= PROOF_TOLERANCE[dtype]:
-            why = f"it is off by {off:.2g} of the largest entry"
-            warnings.warn(_unproven(device, dtype, head_dim, why), RuntimeWarning, stacklevel=2)
-            return False
-    return True
+        why = repr(error)
+    if why is not None:
+        message = (
+            f"backend={name!r} does not work on {device} for {dtype} and head_dim {head_dim} ({why}): {NEXT[name]}"
+        )
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return why is None
 
 
-def _unproven(device: torch.device, dtype: torch.dtype, head_dim: int, why: str) -> str:
-    return (
-        f"the fused kernel does not work on {device} for {dtype} and head_dim {head_dim} ({why}): backend='auto' takes "
-        "'banded' there, which is exact and slower"
-    )
-
-
-def _proof(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[Tensor]:
-    """The output and the gradients of q, k, v, r and the table of a small call with grouped heads."""
+def _proof(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, gated: bool) -> list[Tensor]:
+    """The output and the gradients of q, k, v, r, table and gates of a small call with grouped heads."""
     generator = torch.Generator().manual_seed(0)  # the user's own stay as they are
 
     def leaf(*shape: int, of: torch.dtype) -> Tensor:
@@ -143,8 +154,13 @@ def _proof(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -
     q, r = (leaf(1, 2, PROOF_LENGTH, head_dim, of=dtype) for _ in range(2))
     k, v = (leaf(1, 1, PROOF_LENGTH, head_dim, of=dtype) for _ in range(2))
     table = leaf(PROOF_TABLE, head_dim, of=torch.float32)
-    terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=r, table=table, tail="zero")
+    leaves = [q, k, v, r, table]
+    gates = None
+    if gated:
+        gates = (leaf(1, 2, PROOF_LENGTH, of=torch.float32).detach() - 3.0).sigmoid().neg().requires_grad_()
+        leaves.append(gates)
+    terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=r, table=table, gates_BHS=gates, tail="zero")
     mask = Mask(num_queries=PROOF_LENGTH, num_keys=PROOF_LENGTH)
     out = run_backend(name, Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=head_dim**-0.5))
     upstream = torch.randn(out.shape, generator=generator).to(device, dtype)
-    return [out.detach(), *torch.autograd.grad(out, [q, k, v, r, table], upstream)]
+    return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
