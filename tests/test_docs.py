@@ -49,6 +49,18 @@ def test_the_readmes_tables_are_those_of_the_result() -> None:
         assert table in readme
 
 
+def test_the_readmes_table_1_is_that_of_the_result() -> None:
+    report = markdown(read_result(ROOT / "results" / "table1-cpu.json"))
+    rows = re.findall(r"(?:^\|.*\n)+", report, re.MULTILINE)[0].partition("*Sequences read whole*")[2].splitlines()[1:]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("## The paper's Table 1")[2].partition("\n## ")[0]
+    found = [line for line in shown.splitlines() if line.startswith("| ") and "128" not in line]
+    assert len(found) >= 10
+    assert found == rows[: len(found)]
+    counts = re.findall(r"(\d+) (?:holds?|fails?|cannot be told)", report.partition("Of the paper's comparisons")[2])
+    assert re.findall(r"(\d+) (?:hold|fail|cannot be told)", shown) == counts[:3]
+
+
 def test_pictures_and_files_that_the_readme_shows_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", readme):
