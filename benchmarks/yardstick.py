@@ -28,14 +28,17 @@ POSITIONS: dict[str, dict[str, Any]] = {
     "Wavelet": {"method": "wavelet"},
     "Wavelet, recency start": {"method": "wavelet", "query_bias": "recency"},
     "Learned relative": {"method": "learned_relative"},
+    "Forget gate": {"method": "forget_gate"},
+    "Wavelet with a gate": {"method": "wavelet", "gate": "forget"},
 }
 CALLS: dict[str, dict[str, Any]] = {
     "near": {"num_queries": 200, "num_keys": 200},
     "near and far": {"num_queries": 1500, "num_keys": 1500},
     "cache": {"num_queries": 130, "num_keys": 1100, "query_offset": 970},
     "decode": {"num_queries": 1, "num_keys": 1100, "query_offset": 1099},
+    "window": {"num_queries": 1500, "num_keys": 1500, "window": 1400},
 }
-"""Lengths before and beyond the wavelets' band, and queries at the end of a cache."""
+"""Lengths before and beyond the wavelets' band, queries at the end of a cache, and a window that leaves a far part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +117,11 @@ def _tried(
     config: YardstickConfig, name: str, dtype: str, head_dim: int, backend: Literal["banded", "triton", "auto"]
 ) -> Iterator[dict[str, Any]]:
     for call, sizes in CALLS.items():
-        case = Case(batch=1, head_dim=head_dim, dtype=DTYPES[dtype], device=config.device, **sizes)
+        window = sizes.get("window")
+        fields = {field: size for field, size in sizes.items() if field != "window"}
+        case = Case(batch=1, head_dim=head_dim, dtype=DTYPES[dtype], device=config.device, **fields)
         place = {"position": name, "call": call, "dtype": dtype, "head_dim": head_dim, "backend": backend}
-        yield place | _verdict(_position(name, case), case, backend)
+        yield place | _verdict(_position(name, case), case, backend, window)
 
 
 def _position(name: str, case: Case) -> Position:
@@ -127,9 +132,11 @@ def _position(name: str, case: Case) -> Position:
     return position
 
 
-def _verdict(position: Position, case: Case, backend: Literal["banded", "triton", "auto"]) -> dict[str, Any]:
+def _verdict(
+    position: Position, case: Case, backend: Literal["banded", "triton", "auto"], window: int | None
+) -> dict[str, Any]:
     try:
-        errors = measure(position, case, backend)
+        errors = measure(position, case, backend, window=window)
     except (ValueError, ImportError) as error:
         return {"verdict": "refused", "reason": _line(error)}
     except Exception as error:  # a kernel that does not compile or run there: that is what this is to find

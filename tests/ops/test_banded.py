@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_positions import BOTH_WAYS, HEAD_DIM, NUM_HEADS, POSITIONS, position, read
+from small_positions import BOTH_WAYS, GATED, HEAD_DIM, NUM_HEADS, POSITIONS, position, read
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -153,12 +153,13 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("name", "masked", "causal"),
-    [(name, False, True) for name in NAMES]
-    + [(name, True, True) for name in ("nope", "alibi", "wavelet", "transformer_xl")]
-    + [(name, False, False) for name in BOTH_WAYS if name not in ("alibi-12", "nope", "rotary")],
+    ("name", "masked", "causal", "window"),
+    [(name, False, True, None) for name in NAMES]
+    + [(name, True, True, None) for name in ("nope", "alibi", "wavelet", "transformer_xl", "forget_gate")]
+    + [(name, False, False, None) for name in BOTH_WAYS if name not in ("alibi-12", "nope", "rotary")]
+    + [(name, False, True, 1500) for name in ("nope", "alibi", "wavelet", *GATED)],
 )
-def test_memory_is_linear(name, masked, causal):
+def test_memory_is_linear(name, masked, causal, window):
     length = 4096
     case = Case(batch=1, num_heads=4, num_kv_heads=1, num_queries=length, num_keys=length, head_dim=HEAD_DIM)
     q, k, v, _ = case.inputs()
@@ -169,6 +170,7 @@ def test_memory_is_linear(name, masked, causal):
             *inputs,
             position=position(name, not causal),
             causal=causal,
+            window=window,
             backend="auto",
             **read(position(name, not causal), case),
             **masks,
@@ -256,7 +258,8 @@ def test_the_cpu_flash_signature_is_the_one_we_call():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("causal", "gated"), [(True, False), (False, False), (False, True)])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_cuda_adapters_give_what_the_far_part_reads(dtype, causal, gated):
     """Shapes, dtypes and devices, without a GPU: the numbers are for a machine that has one."""

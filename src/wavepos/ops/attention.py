@@ -74,8 +74,8 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
         relative_states: [B,H,T,E] in q's dtype, what `LearnedRelative` multiplies with its table; None elsewhere.
         gates: [B,H,S], float32 or q's dtype, the logarithms of the gates of `ForgetGate`, `Cable` or a `Wavelet` with a
             gate, as the position's `gates` makes them; None elsewhere. c_n is their sum up to key n, hidden keys
-            counted. That they are finite and at most 0 is asked on the CPU; elsewhere, and in compiled models,
-            looking would stop the device, and others give wrong numbers.
+            counted. They need causal=True. That they are finite and at most 0 is asked on the CPU; elsewhere, and in
+            compiled models, looking would stop the device, and others give wrong numbers.
 
     Returns:
         [B,H,T,D] in q's dtype; queries that see no key give zero.

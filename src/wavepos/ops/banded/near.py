@@ -70,11 +70,12 @@ def near_backward(call: Call, band: Band, grad_BHTD: Tensor, output: Output, gra
 def _add_to_sums(heads: Heads, tile: Tile, dscores: Tensor, dsums: Tensor) -> None:
     """The gradient of c[m] − c[n]: the sum of a query's row to c[m], those of the keys' columns from c[n].
 
-    Rows sum to zero but for rounding; without theirs, rounding would count once per key that c has run over.
+    Rows sum to zero but for rounding; without theirs, rounding would count once per key that c has run over. So would
+    that of float32 sums: a gate's gradient is a sum over all that crosses it.
     """
     of_keys, of_queries = dsums[..., tile.keys], dsums[..., heads.positions(tile)]
-    of_keys.sub_(dscores.sum(1).view(of_keys.shape))
-    of_queries.add_(dscores.sum(-1).view(of_queries.shape))
+    of_keys.sub_(dscores.sum(1, dtype=dsums.dtype).view(of_keys.shape))
+    of_queries.add_(dscores.sum(-1, dtype=dsums.dtype).view(of_queries.shape))
 
 
 def _without(rows: slice, far_rows: slice) -> tuple[slice, slice]:

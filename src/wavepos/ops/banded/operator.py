@@ -96,10 +96,11 @@ def _backward(
         None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
         for x in (terms.q_BHTD, terms.r_BHTE)
     )
-    dk, dv, dtable, dbias, dsums = (
+    dk, dv, dtable, dbias = (
         None if x is None else torch.empty(x.shape, dtype=output.lse_BHT.dtype, device=x.device)
-        for x in (terms.k_BGSD, call.v_BGSD, table, bias, sums)
+        for x in (terms.k_BGSD, call.v_BGSD, table, bias)
     )
+    dsums = None if sums is None else torch.empty_like(sums, memory_format=torch.contiguous_format)
     assert dq is not None and dk is not None and dv is not None
     for x in (dtable, dbias, dsums):
         if x is not None:
@@ -118,8 +119,6 @@ def _backward(
         dtable = dtable.flip(1).mul_(call.relative_scale).to(table.dtype)
     if dbias is not None and bias is not None:
         dbias = dbias.flip(1).to(bias.dtype)
-    if dsums is not None and sums is not None:
-        dsums = dsums.to(sums.dtype)
     return dq, dk.to(terms.k_BGSD.dtype), dv.to(call.v_BGSD.dtype), dr, dtable, dbias, dsums
 
 

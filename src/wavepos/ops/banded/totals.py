@@ -32,7 +32,7 @@ class Grads:
         dr_BHTE: that of what the table is multiplied with, or None.
         dtable_XRE: that of the table as the near part holds it; None where no one asks for it.
         dbias_HR: likewise.
-        dsums_BHS: that of c, the running sums of the gates; likewise.
+        dsums_BHS: that of c, the running sums of the gates, in their dtype; likewise.
     """
 
     dq_BHTD: Tensor
