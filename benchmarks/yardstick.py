@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.attention import DTYPES
+from benchmarks.measure import device_kind
 from wavepos.console import Update
 from wavepos.positions import Position, parse_position
 from wavepos.runs import environment, write_json
@@ -65,7 +66,7 @@ class YardstickConfig:
 
 def yardstick_config(device: str) -> YardstickConfig:
     """Everything on a GPU; on a CPU one size of head in two precisions."""
-    if torch.device(device).type == "cuda":
+    if device_kind(device) == "cuda":
         return YardstickConfig(device=device)
     return YardstickConfig(device=device, dtypes=("fp32", "bf16"), head_dims=(64,))
 

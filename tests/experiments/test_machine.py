@@ -45,9 +45,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the directories that are trained from now on."""
     names: list[str] = []
 
-    def noting(config: TrainConfig, out: Path, *rest: Any) -> dict[str, Any]:
+    def noting(config: TrainConfig, out: Path, *rest: Any, **named: Any) -> dict[str, Any]:
         names.append(out.name)
-        return train(config, out, *rest)
+        return train(config, out, *rest, **named)
 
     monkeypatch.setattr(tasks, "train", noting)
     return names
@@ -160,11 +160,11 @@ def test_a_failing_run_is_tried_twice_and_named_and_the_rest_goes_on(
 ) -> None:
     study, calls = small_study(("nope", "alibi", "rotary")), []
 
-    def failing(config: TrainConfig, out: Path, *rest: Any) -> dict[str, Any]:
+    def failing(config: TrainConfig, out: Path, *rest: Any, **named: Any) -> dict[str, Any]:
         calls.append(config.position["method"])
         if config.position["method"] == "nope" or (config.position["method"] == "alibi" and calls.count("alibi") == 1):
             raise RuntimeError("no memory is left")
-        return train(config, out, *rest)
+        return train(config, out, *rest, **named)
 
     monkeypatch.setattr(tasks, "train", failing)
     plan = plan_tasks(study, tmp_path)
@@ -236,12 +236,12 @@ def test_a_killed_study_goes_on_from_its_last_checkpoint(
     reached = max(int(path.parent.name.split("-")[1]) for path in plan[0].folder.glob("checkpoints/*/complete.json"))
     seen: list[int] = []
 
-    def stop_soon(config: TrainConfig, out: Path, data: Any, observe: Callable[..., None]) -> dict[str, Any]:
+    def stop_soon(config: TrainConfig, out: Path, data: Any, observe: Any, **named: Any) -> dict[str, Any]:
         def watch(step: int, steps: int, loss: float | None) -> None:
             seen.append(step)
             raise RuntimeError("seen enough")
 
-        return train(config, out, data, watch)
+        return train(config, out, data, watch, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "train", stop_soon)
