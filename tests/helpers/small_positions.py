@@ -1,7 +1,10 @@
 """Every position, small, with learned parameters that matter, for the tests of attention."""
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from wavepos import (
     ALiBi,
@@ -16,7 +19,8 @@ from wavepos import (
     TransformerXLRelative,
     Wavelet,
 )
-from wavepos.positions import Position
+from wavepos.positions import Position, ScoreTerms
+from wavepos.positions.terms import ReadsGates
 from wavepos.testing import Case
 
 NUM_HEADS, HEAD_DIM = 4, 16
@@ -62,6 +66,29 @@ def position(name: str, both_ways: bool = False) -> Position:
     for parameter in built.parameters():
         nn.init.normal_(parameter, std=0.3)
     return built
+
+
+class WithGates(ReadsGates):
+    """Any position, with gates beside it."""
+
+    def __init__(self, inner: Position) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def gates(self, logits_BHS: Tensor) -> Tensor:
+        return logsigmoid(logits_BHS.float())
+
+    def terms(
+        self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0, gates_BHS: Tensor | None = None
+    ) -> ScoreTerms:
+        return dataclasses.replace(self.inner.terms(q_BHTD, k_BGSD, q_offset=q_offset), gates_BHS=gates_BHS)
+
+    def reset_parameters(self) -> None:
+        self.inner.reset_parameters()
+
+
+def beside(name: str) -> WithGates:
+    return WithGates(position(name))
 
 
 def read(built: Position, case: Case) -> dict[str, Tensor | None]:

@@ -1,13 +1,12 @@
 """Gates with every other term through every backend, forward and every gradient; what is left out weighs nothing."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from small_positions import GATED, HEAD_DIM, NUM_HEADS, WIDTH, position
+from small_positions import GATED, HEAD_DIM, NUM_HEADS, WIDTH, WithGates, beside, position
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -24,34 +23,10 @@ from wavepos.ops.gates import gate_sums
 from wavepos.ops.mask import Mask
 from wavepos.positions import Position, ScoreTerms
 from wavepos.positions.alibi import alibi_slopes
-from wavepos.positions.terms import ReadsGates
 from wavepos.testing import Case, assert_within
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BESIDE = ["nope", "wavelet", "wavelet-query-bias", "t5", "transformer_xl", "shaw", "kerple", "rotary"]
-
-
-class Gated(ReadsGates):
-    """Any position, with gates beside it."""
-
-    def __init__(self, inner: Position) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def gates(self, logits_BHS: Tensor) -> Tensor:
-        return logsigmoid(logits_BHS.float())
-
-    def terms(
-        self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0, gates_BHS: Tensor | None = None
-    ) -> ScoreTerms:
-        return dataclasses.replace(self.inner.terms(q_BHTD, k_BGSD, q_offset=q_offset), gates_BHS=gates_BHS)
-
-    def reset_parameters(self) -> None:
-        self.inner.reset_parameters()
-
-
-def beside(name: str) -> Gated:
-    return Gated(position(name))
 
 
 def case(length: int, **fields: Any) -> Case:
@@ -119,7 +94,7 @@ def test_short_calls(name: str, length: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("batch", "num_heads"), [(1, 1), (1, 4), (3, 1)])
 def test_one_head_and_one_batch_row(batch: int, num_heads: int) -> None:
-    assert_within(Gated(position("nope")), case(150, batch=batch, num_heads=num_heads, num_kv_heads=1), "banded")
+    assert_within(WithGates(position("nope")), case(150, batch=batch, num_heads=num_heads, num_kv_heads=1), "banded")
 
 
 def constant(gate_1H1: Tensor) -> Callable[..., Call]:
@@ -218,7 +193,7 @@ def test_keys_that_are_left_out_weigh_nothing(
     gates = -steepness * torch.rand(2, NUM_HEADS, length, generator=generator) * size
     leaves = [x.to(dtype).requires_grad_() for x in (q, k, v, gates)]
     inner = position("wavelet-query-bias" if beside_table else "nope")
-    terms = Gated(inner).terms(leaves[0], leaves[1], gates_BHS=leaves[3])
+    terms = WithGates(inner).terms(leaves[0], leaves[1], gates_BHS=leaves[3])
     ids = (torch.arange(length) >= 1150).long().expand(2, -1) if masks == "documents" else None
     window = 1000 if masks == "window" else None
     mask = Mask(num_queries=length, num_keys=length, window=window, document_ids_BS=ids)
