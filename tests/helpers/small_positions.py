@@ -47,6 +47,21 @@ POSITIONS = {
     "learned_relative": lambda: LearnedRelative(relative_dim=4, extent=WIDTH),
 }
 
+OFFSETS = (
+    (1, 1, 0),
+    (1, 90, 89),
+    (1, 90, 40),
+    (70, 200, 130),
+    (3, 200, 197),
+    (50, 60, 0),
+    (30, 90, 20),
+    (50, 60, 30),
+    (20, 60, 100),
+    (40, 60, 100),
+    (1, 60, 100),
+)
+"""Numbers of queries and of keys, and the offset of the first query: inside, at the end, past the end."""
+
 GATED = ("forget_gate", "cable", "wavelet-forget")
 """Those that read gates."""
 

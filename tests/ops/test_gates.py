@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_positions import GATED, HEAD_DIM, NUM_HEADS, WIDTH, WithGates, beside, position
+from small_positions import GATED, HEAD_DIM, NUM_HEADS, OFFSETS, WIDTH, WithGates, beside, position
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -54,21 +54,7 @@ def test_float64(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
-@pytest.mark.parametrize(
-    ("num_queries", "num_keys", "query_offset"),
-    [
-        (1, 90, 89),
-        (1, 90, 40),
-        (70, 200, 130),
-        (3, 200, 197),
-        (50, 60, 0),
-        (30, 90, 20),
-        (50, 60, 30),
-        (20, 60, 100),
-        (40, 60, 100),
-        (1, 60, 100),
-    ],
-)
+@pytest.mark.parametrize(("num_queries", "num_keys", "query_offset"), OFFSETS)
 @pytest.mark.parametrize("name", ["nope", "wavelet", "t5"])
 def test_offsets(name: str, num_queries: int, num_keys: int, query_offset: int, dtype: torch.dtype) -> None:
     given = Case(num_queries=num_queries, num_keys=num_keys, query_offset=query_offset, head_dim=HEAD_DIM, dtype=dtype)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, POSITIONS, WIDTH, heads, position, read
+from small_positions import HEAD_DIM, OFFSETS, POSITIONS, WIDTH, heads, position, read
 
 from wavepos import Wavelet, attention
 from wavepos.testing import Case, assert_within
@@ -40,21 +40,7 @@ def test_grouped_heads_and_dtypes(name, num_kv_heads, dtype):
     assert_within(position(name), case, "banded")
 
 
-@pytest.mark.parametrize(
-    ("num_queries", "num_keys", "query_offset"),
-    [
-        (1, 1, 0),
-        (1, 90, 89),
-        (1, 90, 40),
-        (70, 200, 130),
-        (3, 200, 197),
-        (50, 60, 0),
-        (30, 90, 20),
-        (50, 60, 30),
-        (20, 60, 100),
-        (1, 60, 100),
-    ],
-)
+@pytest.mark.parametrize(("num_queries", "num_keys", "query_offset"), OFFSETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", POSITIONS)
 def test_offsets(name, dtype, num_queries, num_keys, query_offset):

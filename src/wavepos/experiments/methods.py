@@ -55,11 +55,21 @@ def table1_methods(seq_len: int) -> dict[str, Method]:
         "Wavelet + forget gate": gate,
         "Wavelet, recency start + forget gate": {**gate, "query_bias": "recency"},
     }
+    local = {"method": "wavelet", "window": seq_len // 4}
+    far_sighted: dict[str, dict[str, Any]] = {
+        "NoPE, log temperature": {"method": "nope", "temperature": "log"},
+        "Wavelet, log temperature": {"method": "wavelet", "temperature": "log"},
+        "Wavelet local, NoPE global": {
+            "local": local,
+            "global": {"method": "nope", "temperature": "log"},
+            "every": 4,
+        },
+    }
     return {
         **{name: Method(position=position, seeds=FIRST_SEEDS) for name, position in first.items()},
         "RoPE, read with YaRN 8x": Method(
             position={"method": "rotary"}, read_with={"method": "rotary", "scaling": yarn}
         ),
         **{name: Method(position=position) for name, position in second.items()},
-        **{name: Method(position=position, seeds=FIRST_SEEDS) for name, position in gated.items()},
+        **{name: Method(position=position, seeds=FIRST_SEEDS) for name, position in (gated | far_sighted).items()},
     }

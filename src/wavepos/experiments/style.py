@@ -91,6 +91,7 @@ SPARE_COLOURS = ("#4c6a92", "#9a3412", "#2f6f4f", "#9d6b00", "#5b4b8a", "#a83c6b
 
 FIXED: dict[str, Style] = {
     "nope": Style(colour=COLOURS["nope"], marker="o", dash="solid"),
+    "nope log temperature": Style(colour=COLOURS["nope"], marker="P", dash="dashed"),
     "rope": Style(colour=COLOURS["rope"], marker="s", dash="solid"),
     "rope 500k": Style(colour=COLOURS["rope 500k"], marker="s", dash="dashed"),
     "rope theta l train": Style(colour=COLOURS["rope"], marker="v", dash="dashed"),
@@ -107,6 +108,8 @@ FIXED: dict[str, Style] = {
     "wavelet future": Style(colour=COLOURS["wavelet"], marker="<", dash="dashed"),
     "wavelet fit grid": Style(colour=COLOURS["wavelet"], marker="D", dash="dashdot"),
     "wavelet future fit grid": Style(colour=COLOURS["wavelet"], marker="X", dash="dotted"),
+    "wavelet log temperature": Style(colour=COLOURS["wavelet"], marker="P", dash="dashed"),
+    "wavelet local nope global": Style(colour=COLOURS["wavelet"], marker="s", dash="dashdot"),
     "wavelet recency start": Style(colour=COLOURS["recency"], marker="*", dash="solid"),
     "wavelet future recency start": Style(colour=COLOURS["recency"], marker="P", dash="dashed"),
     "wavelet forget gate": Style(colour=COLOURS["forget"], marker="o", dash="dashdot"),
