@@ -55,7 +55,7 @@ def summary_table(result: dict[str, Any]) -> Table:
 
 def skipped_lines(result: dict[str, Any]) -> list[str]:
     """What was not measured and why, each reason once."""
-    lines = {f"{entry['peer']}: {entry['reason']}": None for entry in result["left_out"]}
+    lines = {f"{entry['peer']}: {entry['reason']}": None for entry in result.get("left_out", ())}
     for cell in result["cells"]:
         if "skipped" in cell:
             lines[f"{cell['title']}, {cell['seq_len']:,}, {_panel(cell)}: {cell['skipped']}"] = None

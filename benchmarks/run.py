@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 
 from benchmarks.attention import attention_config, bench_attention
 from benchmarks.decode import bench_decode, decode_config
@@ -27,11 +28,15 @@ class Benchmark:
         name: as it is typed.
         default: a device's name to the config that fits it.
         measure: config, path of the result, whether to resume, and progress to the result.
+        table: the result as it is printed.
+        timed: whether it takes time, and so belongs to all; else it looks for errors.
     """
 
     name: str
     default: Callable[[str], Any]
     measure: Callable[..., dict[str, Any]]
+    table: Callable[[dict[str, Any]], Table] = summary_table
+    timed: bool = True
 
 
 BENCHMARKS = (
@@ -39,7 +44,7 @@ BENCHMARKS = (
     Benchmark(name="decode", default=decode_config, measure=bench_decode),
     Benchmark(name="train-step", default=train_step_config, measure=bench_train_step),
     Benchmark(name="generate", default=generate_config, measure=bench_generate),
-    Benchmark(name="yardstick", default=yardstick_config, measure=try_backends),
+    Benchmark(name="yardstick", default=yardstick_config, measure=try_backends, table=verdict_table, timed=False),
 )
 
 
@@ -69,12 +74,9 @@ def run_benchmark(benchmark: Benchmark, config: Any, out: Path, resume: bool, de
     with progress(f"Measuring {benchmark.name}") as update:
         result = benchmark.measure(config, path, resume, update if deadline is None else _until(deadline, update))
     written = [path, *write_figures(result, path)]
-    if benchmark.name == "yardstick":
-        console.print(verdict_table(result))
-    else:
-        console.print(summary_table(result))
-        for line in skipped_lines(result):
-            console.print(f"Left out: {line}", highlight=False, markup=False)
+    console.print(benchmark.table(result))
+    for line in skipped_lines(result):
+        console.print(f"Left out: {line}", highlight=False, markup=False)
     console.print(f"Written: {', '.join(str(each) for each in written)}", highlight=False, soft_wrap=True)
 
 
@@ -90,7 +92,7 @@ def _until(deadline: float, update: Update) -> Update:
 
 
 def run_all(device: str, given: dict[str, Any], out: Path, resume: bool) -> None:
-    """All benchmarks, each with its own settings but for those given, which all of them have."""
-    for benchmark in (each for each in BENCHMARKS if each.name != "yardstick"):
+    """All benchmarks that take time, each with its own settings but for those given, which all of them have."""
+    for benchmark in (each for each in BENCHMARKS if each.timed):
         config = dataclasses.replace(benchmark.default(device), **given)
         run_benchmark(benchmark, config, out, resume)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wavepos.positions import Position, known_positions
-from wavepos.positions.config import names_of, normalised
+from wavepos.positions.typed import names_of, normalised
 
 Pass = Literal["forward", "forward+backward"]
 PASSES: tuple[Pass, ...] = ("forward", "forward+backward")

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wavepos.positions import PositionConfig, parse_layers
-from wavepos.positions.config import TypedConfig
 from wavepos.positions.layers import LayerPattern, LayerPositions, distinct_configs, with_each
 from wavepos.positions.temperature import parse_temperature
+from wavepos.positions.typed import TypedConfig
 from wavepos.positions.wavelet import WaveletConfig
 from wavepos.wavelets import mother_wavelet
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from wavepos import Wavelet
 from wavepos.positions import known_positions, parse_position, position_dict, position_fields
-from wavepos.positions.config import field_types
 from wavepos.positions.rotary import RotaryConfig
 from wavepos.positions.rotary_scaling import RotaryScaling
+from wavepos.positions.typed import field_types
 
 LEAVES = (
     st.none()

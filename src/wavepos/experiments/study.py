@@ -15,7 +15,7 @@ from wavepos.data import Split
 from wavepos.evaluate.perplexity import KINDS, Kind
 from wavepos.names import StudySize
 from wavepos.positions import METHODS, layers_json, parse_layers
-from wavepos.positions.config import normalised
+from wavepos.positions.typed import normalised
 from wavepos.training.config import TrainConfig
 
 SizeName = StudySize

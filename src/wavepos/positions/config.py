@@ -8,34 +8,7 @@ from typing import Any, ClassVar
 
 from wavepos.positions.temperature import LengthTemperature
 from wavepos.positions.terms import Position
-from wavepos.positions.typed import (
-    LONGEST,
-    MOST_ENTRIES,
-    WIDEST,
-    TypedConfig,
-    field_types,
-    find_config,
-    given_fields,
-    names_of,
-    normalised,
-    parsed,
-    require_between,
-)
-
-__all__ = [
-    "LONGEST",
-    "MOST_ENTRIES",
-    "WIDEST",
-    "PositionConfig",
-    "TypedConfig",
-    "field_types",
-    "find_config",
-    "given_fields",
-    "names_of",
-    "normalised",
-    "parsed",
-    "require_between",
-]
+from wavepos.positions.typed import LONGEST, TypedConfig, require_between
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

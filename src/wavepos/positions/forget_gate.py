@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from wavepos.positions.config import LONGEST, PositionConfig, require_between
+from wavepos.positions.config import PositionConfig
 from wavepos.positions.terms import ReadsGates, ScoreTerms, at_least_float32, require_fit, require_positive_int
+from wavepos.positions.typed import LONGEST, require_between
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

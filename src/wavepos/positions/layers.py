@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wavepos.positions.config import LONGEST, PositionConfig
+from wavepos.positions.config import PositionConfig
 from wavepos.positions.registry import PositionLike, parse_position, position_fields
+from wavepos.positions.typed import LONGEST
 
 LayersLike = PositionLike | Sequence[PositionLike]
 """A method for all layers, a list of methods, or a pattern; names, objects or configs, or all of it as JSON text."""

@@ -6,8 +6,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.config import MOST_ENTRIES, WIDEST, PositionConfig, require_between
+from wavepos.positions.config import PositionConfig
 from wavepos.positions.terms import ReadsRelativeStates, ScoreTerms, at_least_float32, require_fit
+from wavepos.positions.typed import MOST_ENTRIES, WIDEST, require_between
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from wavepos._entry_points import UNKNOWN, load_entry_points
 from wavepos.names import POSITIONS
-from wavepos.positions.config import PositionConfig, field_types, find_config, given_fields, names_of, parsed
+from wavepos.positions.config import PositionConfig
 from wavepos.positions.terms import Position
+from wavepos.positions.typed import field_types, find_config, given_fields, names_of, parsed
 
 
 def _built_in(place: str) -> type[PositionConfig]:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from wavepos.positions.config import LONGEST, PositionConfig, require_between
+from wavepos.positions.config import PositionConfig
 from wavepos.positions.rotary_scaling import (
     LARGEST_THETA,
     DynamicNTKScaling,
@@ -17,6 +17,7 @@ from wavepos.positions.rotary_scaling import (
 )
 from wavepos.positions.tables import TableCache
 from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_fit, require_positive_int
+from wavepos.positions.typed import LONGEST, require_between
 
 PartialStyle = Literal["first_dims", "high_frequencies"]
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from wavepos.positions.config import LONGEST, TypedConfig, require_between
+from wavepos.positions.typed import LONGEST, TypedConfig, require_between
 
 LARGEST_THETA = 1e30
 LARGEST_FACTOR = 1e6

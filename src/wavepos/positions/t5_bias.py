@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.config import LONGEST, MOST_ENTRIES, PositionConfig, require_between
+from wavepos.positions.config import PositionConfig
 from wavepos.positions.terms import (
     Position,
     ScoreTerms,
@@ -17,6 +17,7 @@ from wavepos.positions.terms import (
     require_fit,
     require_positive_int,
 )
+from wavepos.positions.typed import LONGEST, MOST_ENTRIES, require_between
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

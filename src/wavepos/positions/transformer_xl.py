@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from wavepos.positions.config import WIDEST, PositionConfig, require_between
+from wavepos.positions.config import PositionConfig
 from wavepos.positions.tables import TableCache
 from wavepos.positions.terms import (
     Position,
@@ -17,6 +17,7 @@ from wavepos.positions.terms import (
     require_fit,
     require_positive_int,
 )
+from wavepos.positions.typed import WIDEST, require_between
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wavepos.positions.alibi import alibi_slopes
 from wavepos.positions.cable import Cable
-from wavepos.positions.config import LONGEST, PositionConfig, require_between
+from wavepos.positions.config import PositionConfig
 from wavepos.positions.forget_gate import ForgetGate
 from wavepos.positions.learned_grid import Learned, LearnedGrid
 from wavepos.positions.tables import LowRank, TableCache
@@ -23,6 +23,7 @@ from wavepos.positions.terms import (
     require_no_gates,
     require_positive_int,
 )
+from wavepos.positions.typed import LONGEST, require_between
 from wavepos.positions.wavelet_grid import (
     BAND_TOLERANCE,
     LARGEST_SCALE,

@@ -12,9 +12,9 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from wavepos.positions.config import require_between
 from wavepos.positions.learned_grid import LARGEST_CHANGE, Learned, LearnedGrid, shift_span
 from wavepos.positions.terms import at_least_float32
+from wavepos.positions.typed import require_between
 from wavepos.wavelets import MotherWavelet, Sampled
 
 Direction = Literal["past", "future"]
