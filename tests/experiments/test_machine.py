@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
 from wavepos.data import prepare
@@ -18,8 +19,9 @@ from wavepos.experiments import machine, tasks
 from wavepos.experiments.folders import FAILURE, LOCK, RunFolders, evaluation_path
 from wavepos.experiments.machine import plan_tasks, run_tasks
 from wavepos.experiments.results import study_result
-from wavepos.experiments.study import Evaluation, Study
+from wavepos.experiments.study import Evaluation, Study, StudyRun, continued
 from wavepos.experiments.tasks import task_from_json, without_absent_corpora
+from wavepos.models.loading import load_model
 from wavepos.runs import fingerprint, run_name
 from wavepos.training.config import TrainConfig
 from wavepos.training.trainer import train
@@ -69,6 +71,58 @@ def test_every_run_is_a_directory_with_its_evaluations(finished: tuple[Study, Pa
         assert record["tokens"] == 128
         assert len(record["loss_by_position"]) == 32
     assert [outcome["name"] for outcome in study_result(study, root)["outcomes"]] == ["nope", "alibi"]
+
+
+def test_a_run_that_goes_on_from_another_has_that_trained_first_and_begins_with_its_weights(
+    small_config: MakeConfig, tmp_path: Path, trained: list[str]
+) -> None:
+    parent = small_config("rotary")
+    config = continued(parent, position={"method": "nope"}, seq_len=32, learning_rate=1e-12, warmup_steps=0)
+    run = StudyRun(
+        name="dropped", config=config, evaluations=(Evaluation(lengths=(32,), tokens=64),), begins_with=parent
+    )
+    plan = plan_tasks(Study(name="goes-on", title="", runs=(run,), baseline="dropped"), tmp_path)
+    assert task_from_json(plan[0].to_json()) == plan[0]
+    assert run_tasks(plan, jobs=1) == []
+    folders = [RunFolders(tmp_path).folder(each) for each in (parent, config)]
+    assert trained == [folder.name for folder in folders]
+    before, after = (load_model(folder / "model").state_dict() for folder in folders)
+    assert before.keys() == after.keys()
+    for name, weights in before.items():
+        torch.testing.assert_close(after[name], weights, rtol=0.0, atol=1e-8)
+    assert run_tasks(plan, jobs=1) == []
+    assert len(trained) == 2
+
+
+def test_a_run_waits_while_another_process_trains_what_it_goes_on_from(
+    small_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = small_config("rotary")
+    config = continued(parent, position={"method": "nope"})
+    run = StudyRun(
+        name="dropped", config=config, evaluations=(Evaluation(lengths=(16,), tokens=64),), begins_with=parent
+    )
+    plan = plan_tasks(Study(name="goes-on", title="", runs=(run,), baseline="dropped"), tmp_path)
+    folder = RunFolders(tmp_path).folder(parent)
+    folder.mkdir(parents=True)
+    lock = FileLock(folder / LOCK)
+    lock.acquire()
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if seconds == tasks.WAIT_SECONDS:  # the lock itself looks more often
+            lock.release()
+
+    monkeypatch.setattr(tasks.time, "sleep", wait)
+    assert run_tasks(plan, jobs=1) == []
+    assert waits.count(tasks.WAIT_SECONDS) == 1
+
+
+def test_training_alone_refuses_a_run_that_only_a_study_knows(small_config: MakeConfig, tmp_path: Path) -> None:
+    config = continued(small_config("rotary"), position={"method": "nope"})
+    with pytest.raises(ValueError, match=r"start_from='run:[0-9a-f]{16}' names a run of a study"):
+        train(config, tmp_path / "run", prepare(config.corpus, config.tokenizer))
 
 
 def test_bits_per_byte_are_those_of_the_text_that_was_read(finished: tuple[Study, Path], corpus: str) -> None:

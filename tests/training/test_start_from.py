@@ -1,4 +1,4 @@
-"""Runs that begin with a trained Llama: converted, continued, resumed, planned; the position that they take."""
+"""Runs that begin with a trained model: converted, continued, resumed, planned; the position that they take."""
 
 import json
 import logging
@@ -66,6 +66,39 @@ def test_a_llama_is_converted_trained_and_continued(
     assert "def" in capsys.readouterr().out
 
 
+def test_a_model_of_baevski_and_aulis_goes_on_with_another_position(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--corpus", f"text:{llama / 'text.txt'}", "--seq-len", "32", "--batch-tokens", "128"]
+    common += ["--steps", "12", "--save-every", "10", "--precision", "fp32"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(monkeypatch, "train", *common, "--tokenizer", "bpe:300", "--method", "wavelet", "--out", str(first))
+    start = ["--start-from", str(first / "model")]
+    stretched = '{"method": "wavelet", "stretch": 2}'
+    run(monkeypatch, "train", *common, *start, "--method", stretched, "--out", str(second))
+    before, after = (json.loads((folder / "run.json").read_text()) for folder in (first, second))
+    assert after["config"]["tokenizer"] == f"file:{first / 'model'}"
+    assert after["config"]["position"]["stretch"] == 2
+    assert after["losses"][0][1] < before["losses"][0][1]
+    with pytest.raises(SystemExit) as stop:
+        run(
+            monkeypatch,
+            "train",
+            *common,
+            *start,
+            "--size",
+            "small",
+            "--method",
+            "wavelet",
+            "--out",
+            str(tmp_path / "3"),
+        )
+    assert stop.value.code == 2
+    assert "must hold a model with hidden_size=512, as the run has it, got 192" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_a_llama_becomes_local_and_global_layers_is_evaluated_and_continued(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,7 +150,10 @@ def test_a_dry_run_plans_without_weights(
             ["--model", "llama", "--start-from", "no/where"],
             "must be a directory or hub name of a Llama, got 'no/where'",
         ),
-        (["--model", "baevski-auli", "--start-from", "{llama}"], "start_from is served for model llama"),
+        (
+            ["--model", "baevski-auli", "--start-from", "{llama}"],
+            "start_from must be a model of the Baevski–Auli family, got one of type 'llama'",
+        ),
         (
             ["--model", "llama", "--start-from", "{llama}", "--tokenizer", "bpe:400"],
             "400 words, got 300",

@@ -16,11 +16,10 @@ import torch
 from wavepos.console import console, progress
 from wavepos.experiments.folders import FAILURE, RunFolders, is_finished
 from wavepos.experiments.study import Study
-from wavepos.experiments.tasks import Busy, Task, is_busy, perform, write_failure
+from wavepos.experiments.tasks import WAIT_SECONDS, Busy, Task, is_busy, perform, write_failure
 from wavepos.experiments.worker import BUSY, INTERRUPTED
 
 ATTEMPTS = 2
-WAIT_SECONDS = 2.0
 LOG = "worker.log"
 
 
@@ -45,6 +44,7 @@ def plan_tasks(study: Study, root: Path, file: Path | None = None) -> list[Task]
             config=run.config,
             evaluations=tuple(e for number, e in enumerate(evaluations) if e not in evaluations[:number]),
             imports=imports,
+            begins_with=run.begins_with,
         )
     return list(tasks.values())
 

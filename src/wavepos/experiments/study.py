@@ -16,7 +16,8 @@ from wavepos.evaluate.perplexity import KINDS, Kind
 from wavepos.names import StudySize
 from wavepos.positions import METHODS, layers_json, parse_layers
 from wavepos.positions.typed import normalised
-from wavepos.training.config import TrainConfig
+from wavepos.runs import fingerprint
+from wavepos.training.config import RUN, TrainConfig
 
 SizeName = StudySize
 SIZES: tuple[SizeName, ...] = get_args(SizeName)
@@ -71,11 +72,23 @@ class StudyRun:
         name: the method, as the table shows it; runs of several seeds, lengths or budgets share it.
         config: of its training; runs of equal configs, also of other studies, are trained once.
         evaluations: what is measured.
+        begins_with: the run that it goes on from (`continued` makes its config); it is trained first if it is not yet.
     """
 
     name: str
     config: TrainConfig
     evaluations: tuple[Evaluation, ...]
+    begins_with: TrainConfig | None = None
+
+
+def continued(parent: TrainConfig, **changes: Any) -> TrainConfig:
+    """The config of a run that goes on from the model of another, with some fields changed, such as the position.
+
+    Args:
+        parent: the other run's config.
+        changes: of its fields.
+    """
+    return dataclasses.replace(parent, start_from=f"{RUN}{fingerprint(parent)[:16]}", **changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from wavepos.console import Update
 from wavepos.data import TokenFile, open_corpus, prepare, prepare_split
 from wavepos.evaluate.perplexity import Perplexity, evaluate_protocols, perplexity_record, table_protocols
 from wavepos.evaluate.run import text_size
-from wavepos.experiments.folders import FAILURE, LOCK, evaluation_path, is_finished
+from wavepos.experiments.folders import FAILURE, LOCK, RunFolders, evaluation_path, is_finished
 from wavepos.experiments.study import Evaluation, Study
 from wavepos.models.loading import load_model
 from wavepos.positions.user_modules import import_all
@@ -26,6 +26,8 @@ from wavepos.training.config import TrainConfig, uses_bf16
 from wavepos.training.trainer import train
 
 LOCK_SECONDS = 0.1
+WAIT_SECONDS = 2.0
+"""Between looks at a run that another process works on."""
 
 
 class Busy(Exception):
@@ -42,6 +44,7 @@ class Task:
         config: of the training.
         evaluations: each once.
         imports: modules, or users' .py files, that register what the config needs: for every process at the task.
+        begins_with: config of the run, in the same folder of runs, that it goes on from.
     """
 
     title: str
@@ -49,6 +52,7 @@ class Task:
     config: TrainConfig
     evaluations: tuple[Evaluation, ...]
     imports: tuple[str, ...] = ()
+    begins_with: TrainConfig | None = None
 
     @property
     def is_done(self) -> bool:
@@ -75,6 +79,7 @@ def task_from_json(text: str) -> Task:
         config=TrainConfig(**fields["config"]),
         evaluations=tuple(Evaluation(**evaluation) for evaluation in fields["evaluations"]),
         imports=tuple(fields["imports"]),
+        begins_with=None if fields["begins_with"] is None else TrainConfig(**fields["begins_with"]),
     )
 
 
@@ -146,7 +151,27 @@ def _train(task: Task, update: Update) -> None:
         max_tokens=config.max_tokens,
         update=lambda done, total, note="": update(done, total, f"reading {note}"),
     )
-    train(config, task.folder, data, update, imports=task.imports)
+    train(config, task.folder, data, update, imports=task.imports, weights=_weights(task, update))
+
+
+def _weights(task: Task, update: Update) -> Path | None:
+    """Where the model lies that a run goes on from; trained here, or waited for, if it is not there yet."""
+    if task.begins_with is None:
+        return None
+    parent = Task(
+        title="the run that it goes on from",
+        folder=RunFolders(task.folder.parent).folder(task.begins_with),
+        config=task.begins_with,
+        evaluations=(),
+        imports=task.imports,
+    )
+    while not is_finished(parent.folder):
+        try:
+            perform(parent, update)
+        except Busy:
+            update(0.0, None, f"waiting for {parent.folder.name}")
+            time.sleep(WAIT_SECONDS)
+    return parent.folder / MODEL
 
 
 def _evaluate(folder: Path, config: TrainConfig, evaluations: Sequence[Evaluation], update: Update) -> None:

@@ -1,11 +1,13 @@
 """The model that a run begins with."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from wavepos.models import (
+    BaevskiAuliConfig,
     BaevskiAuliForCausalLM,
     WaveposLlamaConfig,
     WaveposLlamaForCausalLM,
@@ -16,11 +18,14 @@ from wavepos.models import (
 from wavepos.models.llama import converted_config
 from wavepos.models.loading import load_model
 from wavepos.names import BaevskiAuliSize, LlamaSize
-from wavepos.training.config import TrainConfig
+from wavepos.training.config import RUN, TrainConfig
 
 
 def build_model(
-    config: TrainConfig, vocab_size: int, tokenizer: PreTrainedTokenizerFast | None = None
+    config: TrainConfig,
+    vocab_size: int,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    weights: Path | None = None,
 ) -> PreTrainedModel:
     """The model of a run with its initial weights, which the seed and `start_from` alone decide.
 
@@ -28,15 +33,18 @@ def build_model(
         config: the run.
         vocab_size: V.
         tokenizer: a Llama's config names its special tokens, so that `generate` stops where a document ends.
+        weights: where the model lies that `start_from` names as a run.
 
     Raises:
-        ValueError: start_from has fewer words than the tokenizer, or holds no Llama.
+        ValueError: start_from has fewer words than the tokenizer, or holds no model that fits.
     """
     set_seed(config.seed)
     if config.model == "baevski-auli":
-        return BaevskiAuliForCausalLM(
-            baevski_auli_config(cast(BaevskiAuliSize, config.size), vocab_size, config.position)
-        )
+        ours = baevski_auli_config(cast(BaevskiAuliSize, config.size), vocab_size, config.position)
+        start = weights or config.start_from
+        if start is None or str(start).startswith(RUN) or torch.empty(0).is_meta:  # plans have no weights
+            return BaevskiAuliForCausalLM(ours)
+        return _continued(start, ours)
     if config.start_from is not None:
         return _started(config.start_from, config, vocab_size)
     model_config = llama_config(cast(LlamaSize, config.size), vocab_size, config.position)
@@ -46,6 +54,20 @@ def build_model(
         model_config.eos_token_id = tokenizer.eos_token_id
         model_config.pad_token_id = tokenizer.pad_token_id
     return WaveposLlamaForCausalLM(model_config)
+
+
+def _continued(start: str | Path, ours: BaevskiAuliConfig) -> PreTrainedModel:
+    """A saved model of that config, but for the position, in float32."""
+    model = load_model(start, position=ours.position, dtype=torch.float32)
+    if model.config.model_type != ours.model_type:
+        raise ValueError(
+            f"start_from must hold a model of type {ours.model_type}, got {model.config.model_type!r} in {start}"
+        )
+    for name in ours.field_names():
+        theirs, wanted = getattr(model.config, name), getattr(ours, name)
+        if name not in ("position", "use_cache") and not name.endswith("token_id") and theirs != wanted:
+            raise ValueError(f"start_from must hold a model with {name}={wanted}, as the run has it, got {theirs}")
+    return model
 
 
 def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTrainedModel:

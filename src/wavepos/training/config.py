@@ -10,6 +10,8 @@ OptimizerName = Literal["adamw", "nag"]
 Precision = Literal["auto", "fp32", "bf16"]
 Sharding = Literal["none", "fsdp"]
 
+RUN = "run:"
+"""What start_from begins with where it names another run of a study."""
 VALIDATION_TOKENS = 32_768
 """Targets of the valid split, at most, whose loss is logged while a model is trained."""
 
@@ -91,10 +93,10 @@ class TrainConfig(Recipe):
     model: ModelName = "baevski-auli"
     """The family of the model."""
     size: str
-    """A named size of the model; with start_from it names the recipe alone."""
+    """A named size of the model; of a Llama with start_from it names the recipe alone."""
     start_from: str | None = None
-    """Directory or hub name of a RoPE Llama, or of a saved model of our Llama family, whose sizes and weights the run
-    begins with; None: random weights."""
+    """Directory or hub name of a saved model of the family, or of a RoPE Llama, that the run begins with (a Llama takes
+    its sizes); in a study "run:…" stands for the model of another of its runs; None: random weights."""
     position: Any
     """JSON of the positional method: an object, a list of one per layer, or a pattern of local and global layers."""
     corpus: str
@@ -109,9 +111,8 @@ class TrainConfig(Recipe):
         if self.model == "llama":  # the family has scales of its own for wavelets that come without
             position = with_family_scales(position)
         object.__setattr__(self, "position", position)
-        for name, asked in (("sharding='fsdp'", self.sharding == "fsdp"), ("start_from", self.start_from is not None)):
-            if asked and self.model != "llama":
-                raise ValueError(f"{name} is served for model llama, got model={self.model!r}")
+        if self.sharding == "fsdp" and self.model != "llama":
+            raise ValueError(f"sharding='fsdp' is served for model llama, got model={self.model!r}")
         Recipe.__post_init__(self)  # super() does not know the class that slots=True makes anew
 
     def micro_batch(self, num_devices: int) -> tuple[int, int]:

@@ -67,13 +67,13 @@ def recipe_position(
     """The position of a run as JSON, completed by what the size or the model to begin with says of the same method.
 
     Raises:
-        ValueError: no such position, or no Llama to begin with.
+        ValueError: no such position, or no model of the family to begin with.
     """
     from wavepos.positions import RotaryConfig, layers_fields
     from wavepos.positions.layers import with_each_field
 
     if start_from is not None:
-        position = _position_from(start_from, position)
+        position = _position_from(start_from, position, model)
 
     def completed(given: dict[str, Any]) -> dict[str, Any]:
         of_the_7b = model == "llama" and size == "7b" and given["method"] == RotaryConfig.method
@@ -82,22 +82,26 @@ def recipe_position(
     return with_each_field(layers_fields(position), completed)
 
 
-def _position_from(start_from: str, position: "LayersLike") -> Any:
+def _position_from(start_from: str, position: "LayersLike", model: ModelName) -> Any:
     from transformers import AutoConfig
 
-    from wavepos.models.llama import WaveposLlamaConfig, converted_config
+    from wavepos.models import BaevskiAuliConfig, WaveposLlamaConfig
+    from wavepos.models.llama import converted_config
 
+    family = "Llama" if model == "llama" else "model of the Baevski–Auli family"
+    ours = WaveposLlamaConfig if model == "llama" else BaevskiAuliConfig
     try:
         theirs = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
     except OSError as error:
         raise ValueError(
-            f"start_from must be a directory or hub name of a Llama, got {start_from!r}: {str(error).splitlines()[0]}"
+            f"start_from must be a directory or hub name of a {family}, got {start_from!r}: "
+            f"{str(error).splitlines()[0]}"
         ) from error
-    if theirs.model_type == WaveposLlamaConfig.model_type:
-        theirs = AutoConfig.from_pretrained(start_from, position=position, trust_remote_code=False)
-    else:
-        theirs = converted_config(theirs, position)
-    return theirs.position
+    if theirs.model_type == ours.model_type:
+        return AutoConfig.from_pretrained(start_from, position=position, trust_remote_code=False).position
+    if model == "llama":
+        return converted_config(theirs, position).position
+    raise ValueError(f"start_from must be a {family}, got one of type {theirs.model_type!r} in {start_from!r}")
 
 
 def _baevski_auli_recipe(size: str) -> Recipe:

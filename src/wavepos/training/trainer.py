@@ -37,7 +37,7 @@ from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, o
 from wavepos.training.build import build_model
 from wavepos.training.callbacks import CompleteCheckpoints, RunningLoss, Speed, StopOnSignal, TellProgress, Validation
 from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_checkpoint
-from wavepos.training.config import VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
+from wavepos.training.config import RUN, VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
 from wavepos.training.processes import in_first
 
 NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "positions.", ".position.")
@@ -54,6 +54,7 @@ def train(
     report_to: Sequence[str] = (),
     *,
     imports: Sequence[str] = (),
+    weights: Path | None = None,
 ) -> dict[str, Any]:
     """Train, or go on where a former call was cut off, or return the record of a finished run.
 
@@ -65,16 +66,20 @@ def train(
         report_to: trackers that Trainer knows ("wandb", "trackio", …) and that get what TensorBoard gets, the run under
             the directory's name.
         imports: modules, or files, that register what the config needs: recorded, and named where they are missing.
+        weights: where the model lies that config.start_from names as a run.
 
     Returns:
         The content of run.json.
 
     Raises:
         ValueError: the directory holds a run with another config or on other data, or damaged checkpoints alone; the
-            corpus or the devices do not fit the config; a tracker that Trainer does not know.
+            corpus or the devices do not fit the config; a run to begin with, and no weights; a tracker that Trainer
+            does not know.
         ImportError: a tracker's package is missing.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the state of the last finished update has been saved.
     """
+    if weights is None and (config.start_from or "").startswith(RUN):
+        raise ValueError(f"start_from={config.start_from!r} names a run of a study: only a study can train it")
     trackers = _trackers(report_to)
     arguments = _arguments(config, out)  # joins the processes
     record = in_first(lambda: opened_record(config, out, data, imports))
@@ -82,7 +87,7 @@ def train(
         return record
     checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
     if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
-        checkpoint = _trained(config, arguments, data, checkpoint, [*trackers, TellProgress(update)])
+        checkpoint = _trained(config, arguments, data, checkpoint, [*trackers, TellProgress(update)], weights)
     return in_first(lambda: _finished(config, record, data, checkpoint, arguments.world_size))
 
 
@@ -92,11 +97,12 @@ def _trained(
     data: PreparedData,
     checkpoint: Path | None,
     callbacks: Sequence[TrainerCallback],
+    weights: Path | None,
 ) -> Path:
     """Go on from a checkpoint, or begin; returns the checkpoint of the last update."""
     directory = Path(arguments.output_dir)
     losses, stop = RunningLoss(), StopOnSignal()
-    trainer = _trainer(config, arguments, data, [CompleteCheckpoints(directory, losses), stop, *callbacks])
+    trainer = _trainer(config, arguments, data, [CompleteCheckpoints(directory, losses), stop, *callbacks], weights)
     trainer.losses, trainer.speed = losses, Speed(config.batch_tokens)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -190,7 +196,11 @@ class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is unt
 
 
 def _trainer(
-    config: TrainConfig, arguments: TrainingArguments, data: PreparedData, callbacks: list[Any]
+    config: TrainConfig,
+    arguments: TrainingArguments,
+    data: PreparedData,
+    callbacks: list[Any],
+    weights: Path | None,
 ) -> LanguageModelTrainer:
     dataset = Blocks(data.train, config.seq_len)
     if len(dataset) * config.seq_len < config.batch_tokens:
@@ -198,7 +208,7 @@ def _trainer(
             f"batch_tokens must be at most the {len(dataset) * config.seq_len:,} tokens of the train split of corpus "
             f"{config.corpus!r} in whole blocks, got {config.batch_tokens:,}"
         )
-    model = build_model(config, len(data.tokenizer), data.tokenizer)
+    model = build_model(config, len(data.tokenizer), data.tokenizer, weights)
     logging.disable_progress_bar()
     if is_first_process():
         callbacks = [
