@@ -180,11 +180,11 @@ def test_every_process_of_a_study_imports_what_the_command_names(
     assert given[0] == task_from_json(given[0].to_json())
 
 
-@pytest.mark.parametrize("tasks", [("wavepos_passkey,a",), ("wavepos_passkey", "a")])
+@pytest.mark.parametrize("tasks", [("passkey_retrieval,a",), ("passkey_retrieval", "a")])
 def test_tasks_of_the_harness_are_parted_by_commas_or_spaces(tasks: tuple[str, ...]) -> None:
     command = parsed(["harness", "somewhere", "--max-length", "64", "--tasks", *tasks, "--lengths", "32", "64"])
     assert isinstance(command, Harness)
-    assert command.config == HarnessConfig(tasks=("wavepos_passkey", "a"), max_length=64, lengths=(32, 64))
+    assert command.config == HarnessConfig(tasks=("passkey_retrieval", "a"), max_length=64, lengths=(32, 64))
 
 
 def test_importing_wavepos_is_lazy_and_complete() -> None:

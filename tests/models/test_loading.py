@@ -88,7 +88,7 @@ def test_harness_refuses_a_partly_random_model_of_transformers_too(tmp_path: Pat
     LlamaForCausalLM(LlamaConfig(vocab_size=97, **sizes)).save_pretrained(tmp_path)
     change_config(tmp_path, num_hidden_layers=4)
     with pytest.raises(ValueError, match=r"lacks weights that its config asks for: model\.layers\.2"):
-        harness(tmp_path, HarnessConfig(tasks=("wavepos_passkey",), lengths=(64,), max_length=64))
+        harness(tmp_path, HarnessConfig(tasks=("passkey_retrieval",), lengths=(64,), max_length=64))
 
 
 def run_from(directory: Path, position: Any) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""Long texts of a corpus, as lm-eval's task wavepos_perplexity reads them."""
+"""Long texts of a corpus, as lm-eval's task long_text_perplexity reads them."""
 
 from collections.abc import Iterator
 from itertools import islice

@@ -113,6 +113,6 @@ def _fitted_prompt(count_tokens: CountTokens, key: str, depth: float, most: int,
         if tokens <= room:
             return prompt, tokens
     raise ValueError(
-        f"lengths of wavepos_passkey must be at least {tokens + ANSWER_TOKENS}, the tokens of its text without filler, "
-        f"got {room + ANSWER_TOKENS}"
+        f"lengths of passkey_retrieval must be at least {tokens + ANSWER_TOKENS}, the tokens of its text without "
+        f"filler, got {room + ANSWER_TOKENS}"
     )

@@ -105,7 +105,7 @@ def direct_nats(small: Small, text: str, window: int) -> float:
 @pytest.mark.usefixtures("offline")
 def test_perplexity_is_that_of_windows_beyond_the_trained_length(small: Small, corpus: str, tmp_path: Path) -> None:
     config = HarnessConfig(
-        tasks=("wavepos_perplexity",), max_length=200, lengths=(48, 200), batch_size=3, corpus=corpus
+        tasks=("long_text_perplexity",), max_length=200, lengths=(48, 200), batch_size=3, corpus=corpus
     )
     record = harness(small.path, config, tmp_path / "out.json")
     valid = list(open_corpus(corpus).documents("valid"))
@@ -121,8 +121,8 @@ def test_perplexity_is_that_of_windows_beyond_the_trained_length(small: Small, c
             ("byte_perplexity", math.exp(nats / num_bytes)),
             ("bits_per_byte", nats / num_bytes / math.log(2)),
         ):
-            assert found["wavepos_perplexity", length, metric, None] == pytest.approx(expected, rel=1e-4)
-    bits = [found["wavepos_perplexity", length, "bits_per_byte", None] for length in (48, 200)]
+            assert found["long_text_perplexity", length, metric, None] == pytest.approx(expected, rel=1e-4)
+    bits = [found["long_text_perplexity", length, "bits_per_byte", None] for length in (48, 200)]
     assert abs(bits[0] - bits[1]) > 1e-3
     assert {entry["documents"] for entry in record["results"]} == {len(texts)}
     written = json.loads((tmp_path / "out.json").read_text())
@@ -132,7 +132,7 @@ def test_perplexity_is_that_of_windows_beyond_the_trained_length(small: Small, c
 
 
 def test_texts_are_limited_and_too_short_ones_refused(small: Small, corpus: str, tmp_path: Path) -> None:
-    tasks = ("wavepos_perplexity",)
+    tasks = ("long_text_perplexity",)
     record = harness(small.path, HarnessConfig(tasks=tasks, max_length=48, limit=2, corpus=corpus), tmp_path / "o.json")
     assert record["results"][0]["documents"] == 2
     with pytest.raises(ValueError, match=r"no text of .* has 9000 tokens"):
@@ -158,12 +158,12 @@ def test_passkeys_fill_their_length_at_every_depth(small: Small) -> None:
     assert len(set(keys[0])) == passkey.KEYS
     again = [question.key for question in passkey.passkeys(count, (256,), seed=4)]
     assert again != keys[0]
-    with pytest.raises(ValueError, match=r"lengths of wavepos_passkey must be at least \d+, .* got 40"):
+    with pytest.raises(ValueError, match=r"lengths of passkey_retrieval must be at least \d+, .* got 40"):
         list(passkey.passkeys(count, (40,), seed=0))
 
 
 def test_the_tasks_file_leaves_the_answer_its_room() -> None:
-    text = (TASK_FILES / "wavepos_passkey.yaml").read_text(encoding="utf-8")
+    text = (TASK_FILES / "passkey_retrieval.yaml").read_text(encoding="utf-8")
     assert f"max_gen_toks: {passkey.ANSWER_TOKENS}\n" in text
 
 
@@ -186,12 +186,12 @@ def test_a_passkey_found_scores_one_and_a_wrong_one_none(
         return torch.cat([input_ids, torch.tensor(padded)], dim=1)
 
     monkeypatch.setattr(type(small.model), "generate", generate)
-    config = HarnessConfig(tasks=("wavepos_passkey",), max_length=400, lengths=(300, 400), limit=10, batch_size=4)
+    config = HarnessConfig(tasks=("passkey_retrieval",), max_length=400, lengths=(300, 400), limit=10, batch_size=4)
     record = harness(small.path, config, tmp_path / "out.json")
     found = values(record)
     for length in (300, 400):
         for depth in (None, *passkey.DEPTHS):
-            assert found["wavepos_passkey", length, "exact_match", depth] == (1.0 if right else 0.0)
+            assert found["passkey_retrieval", length, "exact_match", depth] == (1.0 if right else 0.0)
     assert 360 < max(widths) <= 400 - passkey.ANSWER_TOKENS
     assert results_table(record).caption is None
 
@@ -216,7 +216,7 @@ def test_needles_and_the_console(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("wonderwords", reason="RULER's packages are not installed: pip install 'wavepos[eval]'")
-    tasks = "niah_single_1,wavepos_passkey"
+    tasks = "niah_single_1,passkey_retrieval"
     options = ["--max-length", "600", "--lengths", "600", "--limit", "2", "--out", str(tmp_path / "o.json")]
     monkeypatch.setattr(sys, "argv", ["wavepos", "harness", str(small.path), "--tasks", tasks, *options])
     monkeypatch.setenv("COLUMNS", "100")
@@ -224,7 +224,7 @@ def test_needles_and_the_console(
     captured = capsys.readouterr()
     assert "requests" not in captured.err  # lm-eval's bars
     printed = " ".join(captured.out.split())
-    assert "niah_single_1 600 600 0 0 2" in printed
+    assert "niah_single_1 600 string_match_all 0 0 2" in printed
     assert "Inputs of niah_single_1 at 600 lost their beginning: they need --max-length 6" in printed
     record = json.loads((tmp_path / "o.json").read_text())
     (needle,) = (entry for entry in record["results"] if entry["task"] == "niah_single_1")
@@ -232,6 +232,20 @@ def test_needles_and_the_console(
     assert needle["longest_input"] > 600
     with pytest.raises(ValueError, match="lengths must leave niah_single_1 room for its text and answer, got 60"):
         harness(small.path, HarnessConfig(tasks=("niah_single_1",), max_length=60), tmp_path / "o.json")
+    (tmp_path / "o.json").unlink()
+
+    made = passkey.passkeys
+
+    def no_room(_: Any, lengths: list[int], seed: int) -> Any:
+        if 300 in lengths:
+            raise ValueError(f"no room at {lengths[0]}, seed {seed}")
+        return made(lambda text: len(text.split()), lengths, seed)
+
+    config = HarnessConfig(tasks=("passkey_retrieval",), lengths=(600, 300), max_length=600)
+    monkeypatch.setattr(passkey, "passkeys", no_room)
+    with pytest.raises(ValueError, match="no room at 300"):
+        harness(small.path, config, tmp_path / "o.json")
+    assert not (tmp_path / "o.json").exists()  # nothing was measured before the length was refused
 
 
 @pytest.mark.parametrize(
@@ -249,19 +263,19 @@ def test_needles_and_the_console(
 )
 def test_wrong_settings_are_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        HarnessConfig(**({"tasks": ("wavepos_passkey",), "max_length": 64} | fields))
+        HarnessConfig(**({"tasks": ("passkey_retrieval",), "max_length": 64} | fields))
 
 
 def test_wrong_paths_and_tasks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = HarnessConfig(tasks=("wavepos_passkey",), max_length=64)
+    config = HarnessConfig(tasks=("passkey_retrieval",), max_length=64)
     with pytest.raises(FileNotFoundError, match=r"path must be the directory of a run .* found neither in"):
         harness(tmp_path / "nowhere", config)
     (tmp_path / "run.json").write_text('{"status": "started"}')
     with pytest.raises(ValueError, match="is not finished"):
         harness(tmp_path, config)
     (tmp_path / "run.json").write_text('{"status": "finished"}')
-    with pytest.raises(ValueError, match="got 'wavepos_passkeys'; close to it: wavepos_passkey"):
-        harness(tmp_path, HarnessConfig(tasks=("wavepos_passkeys",), max_length=64))
+    with pytest.raises(ValueError, match="got 'passkeys_retrieval'; close to it: passkey_retrieval"):
+        harness(tmp_path, HarnessConfig(tasks=("passkeys_retrieval",), max_length=64))
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ImportError, match=r"needs lm-eval: pip install 'wavepos\[eval\]'"):
         harness(tmp_path, config)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-PERPLEXITY, PASSKEY = "wavepos_perplexity", "wavepos_passkey"
+PERPLEXITY, PASSKEY = "long_text_perplexity", "passkey_retrieval"
 RULER = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "ruler_vt", "ruler_cwe", "ruler_fwe")
 """The tasks of RULER whose texts lm-eval makes up itself, without a download."""
 BY_LENGTH = (PERPLEXITY, PASSKEY, *RULER)
@@ -33,7 +33,7 @@ class HarnessConfig:
     batch_size: int = 1
     """Inputs read together."""
     corpus: str = "stdlib"
-    """Of wavepos_perplexity, as `wavepos.data.open_corpus` takes it; its validation split is read, and in it the
+    """Of long_text_perplexity, as `wavepos.data.open_corpus` takes it; its validation split is read, and in it the
     documents that are at least as long as the longest of the lengths."""
     seed: int = 0
     """Of made-up documents and few-shot examples."""

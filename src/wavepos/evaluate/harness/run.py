@@ -1,7 +1,7 @@
 """lm-eval (EleutherAI's lm-evaluation-harness) on a model of ours or any saved transformers model, offline.
 
-Some tasks are measured at several lengths: wavepos_perplexity (windows of that length over long texts),
-wavepos_passkey and RULER's (inputs of that length). Every other task of lm-eval is passed through.
+Some tasks are measured at several lengths: long_text_perplexity (windows of that length over long texts),
+passkey_retrieval and RULER's (inputs of that length). Every other task of lm-eval is passed through.
 """
 
 import sys
@@ -21,7 +21,7 @@ from torch import nn
 
 from wavepos.console import Update
 from wavepos.evaluate.harness.plan import BY_LENGTH, RULER, HarnessConfig, Step, steps
-from wavepos.evaluate.harness.step import measured, quiet_lm_eval
+from wavepos.evaluate.harness.step import load_tasks, measured, quiet_lm_eval
 from wavepos.models.loading import load_model
 from wavepos.runs import MODEL, RECORD, environment, finished_run, write_json
 
@@ -52,9 +52,11 @@ def harness(path: Path, config: HarnessConfig, out: Path | None = None, update: 
     record: dict[str, Any] = {"model": str(path), "config": asdict(config), "finished": False, "results": []}
     record["environment"] = environment()
     planned = steps(config)
-    for done, step in enumerate(planned):
+    with quiet_lm_eval():  # all before the first is measured: what cannot be measured is known at once
+        loaded = [load_tasks(step, directory, config) for step in planned]
+    for done, (step, tasks) in enumerate(zip(planned, loaded, strict=True)):
         with quiet_lm_eval(), _reading(model, step, done, len(planned), update):
-            record["results"] += measured(step, model, directory, config)
+            record["results"] += measured(step, tasks, model, directory, config)
         record["finished"] = done + 1 == len(planned)
         write_json(out, record)
     return {**record, "path": out}

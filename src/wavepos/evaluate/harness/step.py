@@ -14,11 +14,35 @@ from wavepos.evaluate.harness.plan import BY_LENGTH, PASSKEY, RULER, HarnessConf
 BOOTSTRAP_SAMPLES = 1000
 DEFAULT_GENERATED_TOKENS = 256
 """What HFLM generates where a task does not say."""
+RULER_METRIC = "string_match_all"
+"""RULER's name of the score of the tasks here: the share of the answers that the text holds."""
 TASK_FILES = Path(__file__).parent / "tasks"
 
 
-def measured(step: Step, model: Any, directory: Path, config: HarnessConfig) -> list[dict[str, Any]]:
-    """The results of one step.
+def load_tasks(step: Step, directory: Path, config: HarnessConfig) -> dict[str, Any]:
+    """The tasks of one step with their documents, as lm-eval makes them.
+
+    Args:
+        step: what is measured.
+        directory: of the model, whose tokenizer counts.
+        config: of the evaluation.
+
+    Raises:
+        ValueError: the length leaves no room for the text, or a download failed.
+    """
+    set_seed(config.seed)  # RULER draws its needles from the global generators
+    loaded = _loaded(step, _task_manager(step, directory, config))
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(config.seed)
+    return loaded
+
+
+def measured(
+    step: Step, loaded: dict[str, Any], model: Any, directory: Path, config: HarnessConfig
+) -> list[dict[str, Any]]:
+    """The results of one step, of what `load_tasks` gave.
 
     lm-eval's `evaluate` is called, not `simple_evaluate`, which adds nothing for a loaded model but a survey of the
     machine by a dozen commands; the seeds that it sets are set here.
@@ -34,12 +58,7 @@ def measured(step: Step, model: Any, directory: Path, config: HarnessConfig) -> 
         max_length=step.max_length,
         batch_size=config.batch_size,
     )
-    set_seed(config.seed)  # before loading: RULER draws its needles from the global generators
-    loaded = _loaded(step, _task_manager(step, directory, config))
-    for task in loaded["tasks"].values():
-        if task.get_config("num_fewshot") is None:
-            task.set_config("num_fewshot", 0)
-        task.set_fewshot_seed(config.seed)
+    set_seed(config.seed)
     outcome = evaluate(lm, loaded, limit=config.limit, bootstrap_iters=BOOTSTRAP_SAMPLES)
     longest = _longest_input(outcome["samples"], lm.tok_encode)
     entries = [entry | {"longest_input": longest} for entry in _entries(step, outcome["results"])]
@@ -82,7 +101,7 @@ def _loaded(step: Step, manager: Any) -> dict[str, Any]:
 
 
 def _entries(step: Step, results: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One record a task and metric; RULER fills in −1 for the lengths that it was not asked for."""
+    """One record a task and metric; RULER's metrics are lengths, −1 at those that it was not asked for."""
     for task, metrics in results.items():
         for key, value in metrics.items():
             metric, _, rule = key.partition(",")
@@ -92,7 +111,7 @@ def _entries(step: Step, results: dict[str, dict[str, Any]]) -> Iterator[dict[st
                 "task": task,
                 "length": step.length,
                 "max_length": step.max_length,
-                "metric": metric if rule == "none" else f"{metric}, {rule}",
+                "metric": RULER_METRIC if task in RULER else metric if rule == "none" else f"{metric}, {rule}",
                 "depth": None,
                 "value": _finite(value),
                 "stderr": _finite(metrics.get(f"{metric}_stderr,{rule}")),
