@@ -218,3 +218,28 @@ def test_initial_values_are_fairseqs() -> None:
     }
     found = {name: float(value.detach().std()) for name, value in layer.named_parameters() if "norm" not in name}
     assert found == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("cutoffs", [(), (10, 40)])
+def test_words_are_added_at_the_mean_of_the_last_band_and_taken_from_its_end(
+    cutoffs: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = tiny(cutoffs=cutoffs)
+    ids = torch.randint(0, 97, (2, 9))
+    before = model(ids).logits
+    model.resize_token_embeddings(101, pad_to_multiple_of=8)
+    assert (model.config.vocab_size, model(ids).logits.shape[-1]) == (104, 104)
+    last = model.embedding.bands[-1].weight
+    torch.testing.assert_close(last[-1], last[: len(last) - 7].mean(0))
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert torch.equal(again(ids).logits, model(ids).logits)
+    assert again.generate(ids, max_new_tokens=2, min_new_tokens=2, do_sample=False).shape == (2, 11)
+    again.resize_token_embeddings(97)
+    torch.testing.assert_close(again(ids).logits, before)
+    again.resize_token_embeddings()
+    assert again.config.vocab_size == 97
+    with pytest.raises(ValueError, match=f"more than {(0, *cutoffs)[-1]}, where the last band begins, got 0"):
+        again.resize_token_embeddings(0)
+    with pytest.raises(ValueError, match="mean_resizing must be True"):
+        again.resize_token_embeddings(98, mean_resizing=False)

@@ -137,6 +137,10 @@ def test_a_cache_is_not_filled_by_layers_that_are_read_twice(family: str) -> Non
     out = model(x, labels=x, use_cache=True)
     assert out.past_key_values is None
     out.loss.backward()
+    with torch.no_grad():
+        prefix = model.eval()(x, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=r"past_key_values must be empty .* got a cache of 48 tokens"):
+        model.train()(x, labels=x, past_key_values=prefix)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

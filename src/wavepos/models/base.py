@@ -168,6 +168,21 @@ class PositionedPreTrainedModel(PreTrainedModel, ABC):  # type: ignore[misc] # t
         """Whether layers are run again in the backward pass, which would fill a cache again."""
         return bool(self.training and self.gradient_checkpointing)
 
+    def usable_cache(self, past_key_values: Cache | None) -> Cache | None:
+        """The given cache, or None where layers are read twice.
+
+        Raises:
+            ValueError: they are read twice, and the cache holds a prefix, which would be left out.
+        """
+        if not self.reads_twice:
+            return past_key_values
+        if past_key_values is not None and (held := past_key_values.get_seq_length()):
+            raise ValueError(
+                "past_key_values must be empty in training with gradient checkpointing, which runs layers twice, "
+                f"got a cache of {int(held)} tokens"
+            )
+        return None
+
     def opened_cache(self, past_key_values: Cache | None, use_cache: bool | None, *, packed: bool = False) -> Any:
         """The cache of a call: the given one, or a new one where asked for or, unsaid, where the config has use_cache.
 
@@ -176,6 +191,7 @@ class PositionedPreTrainedModel(PreTrainedModel, ABC):  # type: ignore[misc] # t
             use_cache: make one if none is given; None: config.use_cache, but neither in training nor for packed rows.
             packed: whether rows hold several documents.
         """
+        past_key_values = self.usable_cache(past_key_values)
         if self.reads_twice:
             return None
         if past_key_values is not None:

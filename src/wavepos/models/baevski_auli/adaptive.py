@@ -56,6 +56,26 @@ class AdaptiveEmbedding(nn.Module):
             parts = parts.to(embedded.dtype).index_copy(0, where, embedded)
         return parts.view(*ids.shape, -1)
 
+    @torch.no_grad()
+    def resize(self, vocab_size: int) -> None:
+        """Take words from the end of the last band, or add some, which begin at the mean of that band.
+
+        Raises:
+            ValueError: the last band would be left without a word.
+        """
+        low, last = self.edges[-2], self.bands[-1]
+        if vocab_size <= low:
+            raise ValueError(f"new_num_tokens must be more than {low}, where the last band begins, got {vocab_size}")
+        assert isinstance(last, nn.Embedding)
+        weight = last.weight
+        resized = nn.Embedding(vocab_size - low, last.embedding_dim, device=weight.device, dtype=weight.dtype)
+        kept = min(len(weight), len(resized.weight))
+        resized.weight[:kept] = weight[:kept]
+        resized.weight[kept:] = weight.mean(0)
+        resized.weight.requires_grad_(weight.requires_grad)
+        self.bands[-1] = resized
+        self.edges[-1] = vocab_size
+
     def band_weight(self, band: int) -> Tensor:
         """Embeddings of a band, [size, width]."""
         weight: Tensor = self.bands[band].weight  # type: ignore[assignment] # ModuleList forgets its element type

@@ -245,6 +245,26 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """The embedding, and with it the softmax, for another number of words: the last band's, the rarest.
+
+        Args:
+            new_num_tokens: V from now on; None: as it is.
+            pad_to_multiple_of: V is rounded up to a multiple of it.
+            mean_resizing: new words begin at the mean of the last band's; nothing else is served.
+
+        Raises:
+            ValueError: no word would be left in the last band, or mean_resizing is False.
+        """
+        if not mean_resizing:
+            raise ValueError("mean_resizing must be True: new words begin at the mean of the last band, got False")
+        wanted, step = self.config.vocab_size if new_num_tokens is None else new_num_tokens, pad_to_multiple_of or 1
+        self.embedding.resize(-(-wanted // step) * step)
+        self.config.vocab_size = self.embedding.edges[-1]
+        return self.embedding
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         match module:

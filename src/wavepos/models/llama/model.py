@@ -113,8 +113,7 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
             raise TypeError(f"{type(self).__name__} takes no argument {unknown[0]!r}")
         if kwargs.get("cu_seq_lens_q") is not None and position_ids is None:
             raise ValueError("packed rows are told apart by position_ids, got cu_seq_lens_q without them")
-        if self.reads_twice:
-            past_key_values = None
+        past_key_values = self.usable_cache(past_key_values)
         given: Any = input_ids if inputs_embeds is None else inputs_embeds
         context = read_context(given, attention_mask, position_ids, past_key_values)
         packed = context.document_ids is not None
