@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wavepos.experiments.ablation_studies import table3, table4
-from wavepos.experiments.beside import beside_paper, facts_table, judged_comparisons
+from wavepos.experiments.beside import beside_paper, facts_table, judged_comparisons, rank_correlation
 from wavepos.experiments.report import markdown, write_report
 from wavepos.experiments.study import StudyOptions
 from wavepos.experiments.tables import panels
@@ -27,6 +27,22 @@ def test_lengths_correspond_in_units_of_the_trained_one(make_result: MakeResult)
     assert "| 256 (8) | 512 (16) | 1012 (32) | 2512 (64) |" in text
     row = next(line for line in text.splitlines() if line.startswith("| RoPE |"))
     assert row.startswith(f"| RoPE | 20.98 ¦ {math.exp(4.001):.2f}±")
+
+
+def test_the_order_of_the_rows_is_compared_with_the_papers(make_result: MakeResult) -> None:
+    means = {"RoPE": 4.3, "ALiBi": 4.1, "Wavelet": 4.2, "Transformer-XL": 4.0}
+    text = "\n".join(beside_paper(panels(make_result({k: seeds(v) for k, v in means.items()}, LENGTHS))[0], "1"))
+    row = next(line for line in text.splitlines() if line.startswith("| *Spearman"))
+    assert row.split("|")[-2].strip() == "+0.20"  # 1 − 6·(2² + 2²)/(4·15)
+    text = "\n".join(beside_paper(panels(make_result({"RoPE": seeds(4.0), "ALiBi": seeds(3.9)}, LENGTHS))[0], "1"))
+    assert "Spearman" not in text
+
+
+def test_ranks_correlate_also_where_values_are_equal() -> None:
+    tied = [(1.0, 9.0), (2.0, 8.0), (3.0, 3.0), (3.0, 4.0), (7.0, 4.0)]
+    assert rank_correlation(tied) == pytest.approx(-0.763157895)  # scipy's spearmanr
+    assert rank_correlation([(1.0, 1.0), (2.0, 5.0), (3.0, 9.0)]) == pytest.approx(1.0)
+    assert math.isnan(rank_correlation([(1.0, 2.0), (2.0, 2.0)]))
 
 
 def test_comparisons_hold_fail_or_cannot_be_told_by_the_interval(make_result: MakeResult) -> None:

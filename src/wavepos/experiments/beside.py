@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wavepos.experiments.intervals import FEWEST
@@ -30,6 +30,8 @@ NAMES: Mapping[str, str] = {
 """Rows of the paper's Table 1 that are called otherwise here; all others are called the same."""
 NEAREST = 1.3
 """Lengths correspond if, in units of L_train, neither is longer than the other by more than this factor."""
+FEWEST_RANKED = 4
+"""Rows, at least, whose order is compared with the paper's."""
 PROTOCOLS: tuple[Protocol, ...] = ("whole", "nonoverlapping")
 
 
@@ -69,6 +71,7 @@ def _table(
     heads = [f"{length} ({ours})" for length, ours in pairs.items()]
     yield f"| {BLOCKS[protocol]} | " + " | ".join(heads) + " |"
     yield "|---|" + "---:|" * len(pairs)
+    orders: dict[int, list[tuple[float, float]]] = {length: [] for length in pairs}
     for name, published in rows.items():
         ours = NAMES.get(name, name)
         if ours not in panel.names:
@@ -77,7 +80,24 @@ def _table(
         for length, our_length in pairs.items():
             shown = found[our_length].shown.get(ours)
             cells.append(f"{published[length]:.2f} ¦ {perplexity_text(list(shown.values())) if shown else '–'}")
+            if shown:
+                orders[length].append((published[length], statistics.fmean(shown.values())))
         yield f"| {ours} | " + " | ".join(cells) + " |"
+    if min(map(len, orders.values())) >= FEWEST_RANKED:
+        cells = [f"{rank_correlation(both):+.2f}".replace("-", "−") for both in orders.values()]
+        yield "| *Spearman's rank correlation of both* | " + " | ".join(cells) + " |"
+
+
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    """Spearman's ρ: the correlation of the ranks, equal values at the mean of theirs; NaN where all are equal."""
+    ranks = []
+    for values in zip(*pairs, strict=True):
+        order = sorted(values)
+        ranks.append([order.index(value) + (order.count(value) - 1) / 2 for value in values])
+    try:
+        return statistics.correlation(*ranks)
+    except statistics.StatisticsError:
+        return math.nan
 
 
 def _judged(panel: Panel, table: TableName) -> Iterator[str]:
@@ -100,7 +120,7 @@ def _judged(panel: Panel, table: TableName) -> Iterator[str]:
         yield (
             f"- Fails: {NAMES.get(comparison.better, comparison.better)} below "
             f"{NAMES.get(comparison.worse, comparison.worse)} at {comparison.length} (ours {ours}), "
-            f"{'in blocks of L_train' if comparison.protocol == 'nonoverlapping' else 'read whole'}: {said} nats a "
+            f"{'in blocks of L_train' if comparison.protocol == 'nonoverlapping' else 'read whole'}: {said} nats per "
             f"token where the paper has it {comparison.margin:.2f} lower in perplexity."
         )
 

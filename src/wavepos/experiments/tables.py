@@ -65,7 +65,7 @@ class Column:
     shown: dict[str, dict[int, float]]
 
     def difference(self, name: str, other: str) -> Interval | None:
-        """Nats a token of a method less those of another, paired by seed; None without a common seed."""
+        """Nats per token of a method less those of another, paired by seed; None without a common seed."""
         ours, theirs = self.nats.get(name, {}), self.nats.get(other, {})
         common = sorted(set(ours) & set(theirs))
         return mean_interval([ours[seed] - theirs[seed] for seed in common]) if common else None
