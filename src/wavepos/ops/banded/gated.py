@@ -74,7 +74,7 @@ def first_keys(call: Call, band: Band) -> list[list[list[int]]] | None:
     ahead_BHT = _advantage(call, slice(blocks[0].start, None))
     whole_BHT = pad(ahead_BHT, (0, -ahead_BHT.shape[-1] % band.block), value=-torch.inf)
     blocks_BHNC = whole_BHT.view(*whole_BHT.shape[:2], -1, band.block)
-    margin = 1.0 + math.log(k.shape[2]) - math.log(torch.finfo(_wide(call)).eps)
+    margin = 1.0 + math.log(k.shape[2]) - math.log(torch.finfo(call.wide_dtype).eps)
     limit_BHN = blocks_BHNC.amax(-1).double() * (1.0 + 1e-5) + margin
     bound_BHN = sums_BHS[..., [band.query_offset + x.start for x in blocks]]
     bound_BHN = bound_BHN + torch.where(limit_BHN.isfinite(), limit_BHN, torch.inf)
@@ -87,7 +87,7 @@ def first_keys(call: Call, band: Band) -> list[list[list[int]]] | None:
 
 def _advantage(call: Call, rows: slice) -> Tensor:
     """By how much the score of a key beyond the band may exceed that of the query's own key before gates, [B,H,T]."""
-    terms, dtype = call.terms, _wide(call)
+    terms, dtype = call.terms, call.wide_dtype
     batch, num_groups, _, head_dim = terms.k_BGSD.shape
     q_BHTD = terms.q_BHTD[:, :, rows].to(dtype)
     q_BGJTD = q_BHTD.view(batch, num_groups, -1, q_BHTD.shape[2], head_dim)
@@ -102,7 +102,3 @@ def _advantage(call: Call, rows: slice) -> Tensor:
     if terms.bias_HR is not None:
         ahead_BHT = ahead_BHT - terms.bias_HR[:, :1].to(dtype)
     return ahead_BHT
-
-
-def _wide(call: Call) -> torch.dtype:
-    return torch.promote_types(call.terms.q_BHTD.dtype, torch.float32)

@@ -61,7 +61,7 @@ BANDED = Implementation(
 
 def _forward(call: Call) -> Output:
     q = call.terms.q_BHTD
-    lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    lse = torch.empty(q.shape[:3], dtype=call.wide_dtype, device=q.device)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     output = Output(out_BHTD=out, lse_BHT=lse, share_BHT=torch.empty_like(lse))
     parts = segments(call.mask)

@@ -28,7 +28,7 @@ class Workspace:
     def __init__(self, call: Call, num_scores: int) -> None:
         q, table, bias = call.terms.q_BHTD, call.terms.table, call.terms.bias_HR
         self.call = call
-        self.dtype = torch.promote_types(q.dtype, torch.float32)
+        self.dtype = call.wide_dtype
         self.product_dtype = _product_dtype(q, self.dtype)
         self.num_groups = call.terms.k_BGSD.shape[1]
         self.heads_per_group = q.shape[1] // self.num_groups
