@@ -65,10 +65,10 @@ def test_both_directions(name: str, num_queries: int, num_keys: int, offset: int
     testing.assert_within(BOTH_WAYS[name](), shape, "triton", causal=False)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["wavelet", "shaw", "clamped_bias"])
-def test_both_directions_of_long_rows(name: str, dtype: torch.dtype) -> None:
-    shape = case(LONG, batch=2, num_heads=2, dtype=dtype)
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("name", ["wavelet", "clamped_bias"])
+def test_both_directions_of_long_rows_in_half_precision(name: str, dtype: torch.dtype) -> None:
+    shape = case(LONG, dtype=dtype)
     testing.assert_within(BOTH_WAYS[name](), shape, "triton", causal=False)
 
 
