@@ -32,7 +32,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Gated(Position):
-    """A gate of its own for every key, which the kernel does not serve."""
+    """A gate of its own for every key."""
 
     def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
         return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, gates_BHS=-k_BGSD[..., 0].abs())
@@ -63,7 +63,9 @@ def test_a_gpu_takes_the_kernel_where_it_serves(monkeypatch: pytest.MonkeyPatch)
     assert chosen(WAVELET) == "triton"
     assert chosen(T5Bias(2, num_buckets=8, max_distance=9)) == "triton"
     assert chosen(ALiBi(2)) == "triton"
-    assert chosen(Gated()) == "banded"
+    assert chosen(Gated()) == "triton"
+    assert chosen(WAVELET, window=7) == "triton"
+    assert chosen(WAVELET, causal=False) == "triton"
     assert chosen(NoPE()) == "banded"
     assert chosen(WAVELET, queries=1, query_offset=40) == "banded"
     assert chosen(TransformerXLRelative(64, 2)) == "banded"
@@ -89,10 +91,21 @@ def test_the_kernel_proves_itself_once_and_is_then_taken(monkeypatch: pytest.Mon
     generator_state = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert choice.proven("triton", DEVICE, torch.float32, 64, False)
+        assert choice.proven("triton", DEVICE, torch.float32, 64, False, False, True)
+        assert choice.proven("triton", DEVICE, torch.float32, 64, True, True, True)
+        assert choice.proven("triton", DEVICE, torch.float32, 64, False, False, False)
     assert torch.equal(torch.get_rng_state(), generator_state)
     monkeypatch.setattr(choice, "_proof", None)  # asked no second time
     assert chosen(WAVELET) == "triton"
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_what_is_compiled_apart_is_proven_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bool, ...]] = []
+    monkeypatch.setattr(choice, "proven", lambda *given: not asked.append(given[-3:]))
+    for position, mask in ((WAVELET, {}), (Gated(), {"window": 7}), (WAVELET, {"causal": False})):
+        chosen(position, **mask)
+    assert asked == [(False, False, True), (True, True, True), (False, False, False)]  # gated, windowed, causal
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -152,7 +165,7 @@ def test_banded_proves_itself_with_and_without_gates(monkeypatch: pytest.MonkeyP
         warnings.simplefilter("error")
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             for gated in (False, True):
-                assert choice.proven("banded", DEVICE, dtype, 64, gated)
+                assert choice.proven("banded", DEVICE, dtype, 64, gated, False, True)
 
 
 @pytest.mark.usefixtures("on_gpu")

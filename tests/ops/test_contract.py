@@ -100,10 +100,8 @@ def test_the_specification_serves_every_term() -> None:
     assert IMPLEMENTATIONS["reference"].serves == {field.name for field in dataclasses.fields(ScoreTerms)}
 
 
-def test_tables_of_displacements_ahead_are_not_for_the_fused_kernel() -> None:
+def test_a_bias_of_zeros_at_displacements_ahead_changes_nothing() -> None:
     position = Given(bias_HR=torch.zeros(2, 39), first_displacement=-19)
-    with pytest.raises(ValueError, match="backend='triton' does not serve first_displacement of"):
-        attention(Q, Q, Q, position=position, backend="triton")
     expected = attention(Q, Q, Q, position=NoPE())
     torch.testing.assert_close(attention(Q, Q, Q, position=position), expected, rtol=1e-5, atol=1e-5)
 

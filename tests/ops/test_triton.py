@@ -1,114 +1,21 @@
 """The fused kernel beside the reference: native on a GPU, elsewhere under Triton's interpreter (it shows no races)."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from kernel_cases import BAND, DEVICE, DTYPES, LENGTHS, LONG, POSITIONS, Projected, case, t5, wavelet
+from torch import Tensor
 
-from wavepos import (
-    ALiBi,
-    LearnedRelative,
-    NoPE,
-    Rotary,
-    ShawRelative,
-    T5Bias,
-    TransformerXLRelative,
-    Wavelet,
-    attention,
-    testing,
-)
+from wavepos import NoPE, TransformerXLRelative, Wavelet, attention, testing
 from wavepos.ops.mask import Mask
 from wavepos.positions import Position, ScoreTerms
-from wavepos.testing import Case
 
 pytest.importorskip("triton", reason="triton is not installed")
 from wavepos.ops.call import Call
 from wavepos.ops.choice import run_backend
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE == "cuda" else [])  # the interpreter's is wrong
-BAND = 44  # what the wavelets below reach
-LENGTHS = [1, 17, 63, 111, BAND - 1, BAND, BAND + 1, 2 * BAND + 5]
-LONG = 600 if DEVICE == "cuda" else 111  # long enough for tiles beyond the table; native tiles are larger
-WIDE = 250 if DEVICE == "cuda" else 75  # wide enough for tiles that lie inside the table
-
-
-class Projected(Position):
-    """A term whose r is a projection of its own width, with a learned table: zero beyond it, or its last entry."""
-
-    def __init__(self, reach: int = 30, width: int = 16, clamp: bool = False) -> None:
-        super().__init__()
-        self.projection = nn.Parameter(torch.empty(64, width))
-        self.table = nn.Parameter(torch.empty(reach, width))
-        self.clamp = clamp
-        self.reset_parameters()
-
-    def terms(self, q_BHTD: Tensor, k_BGSD: Tensor, *, q_offset: int = 0) -> ScoreTerms:
-        r_BHTE = q_BHTD @ self.projection.to(q_BHTD.dtype)
-        tail = "clamp" if self.clamp else "zero"
-        return ScoreTerms(q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=r_BHTE, table=self.table, tail=tail)
-
-    def reset_parameters(self) -> None:
-        generator = torch.Generator().manual_seed(1)
-        for weight in (self.projection, self.table):
-            nn.init.normal_(weight, std=0.3, generator=generator)
-
-
-def drawn(position: Position, seed: int = 0) -> Position:
-    """The position with weights of its own distribution, the same in every run."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        position.reset_parameters()
-    return position
-
-
-def t5(seed: int = 0) -> Position:
-    return drawn(T5Bias(2, num_buckets=8, max_distance=21), seed)
-
-
-def wavelet() -> Wavelet:
-    return Wavelet(64, scales=(1, 2))
-
-
-POSITIONS: dict[str, Callable[[], Position]] = {
-    "nope": NoPE,
-    "rotary": lambda: Rotary(64),
-    "alibi": lambda: ALiBi(2),
-    "t5": lambda: t5(),
-    "shaw": lambda: drawn(ShawRelative(64, max_distance=20)),
-    "shaw_short": lambda: drawn(ShawRelative(64, max_distance=1)),
-    "wavelet": wavelet,
-    "wavelet_biased": lambda: Wavelet(64, scales=(1, 2), query_bias="recency", num_heads=2),
-    "learned_relative": lambda: drawn(LearnedRelative(relative_dim=16, extent=30)),
-    "projected": Projected,
-    "projected_point": lambda: Projected(reach=1),
-    "projected_wide": lambda: Projected(reach=WIDE),
-    "projected_clamped": lambda: Projected(reach=WIDE, clamp=True),
-}
-
-
-def case(num_queries: int, num_keys: int | None = None, **changes: Any) -> Case:
-    fields = {"batch": 1, "num_heads": 2, "num_kv_heads": 1, "head_dim": 64, "device": DEVICE, **changes}
-    return Case(num_queries=num_queries, num_keys=num_queries if num_keys is None else num_keys, **fields)
-
-
-@pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Fills every uninitialised tensor with NaN, so that an entry that is never written shows."""
-    filled: list[int] = []
-    new_empty, empty_like = Tensor.new_empty, torch.empty_like
-
-    def poison(x: Tensor) -> Tensor:
-        filled.append(x.numel())
-        return x.fill_(float("nan")) if x.is_floating_point() else x
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Tensor, "new_empty", lambda *args, **kwargs: poison(new_empty(*args, **kwargs)))
-        patch.setattr(torch, "empty_like", lambda *args, **kwargs: poison(empty_like(*args, **kwargs)))
-        yield filled
 
 
 @pytest.mark.parametrize(
@@ -224,15 +131,32 @@ def test_softmax_scale() -> None:
 
 def test_operator_is_described_to_the_compiler() -> None:
     q, k, v, _ = case(40).inputs()
+    form = (0, False, 30, 4, True, 0.125)  # query_offset, causal, window, ahead, held, softmax_scale
     r, table = torch.randn(1, 2, 40, 16, device=DEVICE), torch.randn(20, 16, device=DEVICE)
     tensors = [x.requires_grad_() for x in (q, k, v, r, table)]
-    arguments = (*tensors, None, None, 0, 0.125)
+    arguments = (*tensors, None, None, None, *form)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(torch.ops.wavepos.triton_attention.default, arguments, test_utils=checks)
     out, lse = (x.detach() for x in torch.ops.wavepos.triton_attention(*arguments))
-    backward = (torch.randn_like(out), *(x.detach() for x in tensors), None, None, out, lse, 0, 0.125, True)
+    backward = (torch.randn_like(out), *(x.detach() for x in tensors), None, None, None, out, lse, *form, True)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.wavepos.triton_attention_backward.default, backward, test_utils=checks)
+
+
+def test_operator_with_gates_is_described_to_the_compiler() -> None:
+    q, k, v, _ = case(40).inputs()
+    bias, sums = torch.randn(2, 9, device=DEVICE), torch.randn(1, 2, 40, device=DEVICE).double()
+    tensors = [x.requires_grad_() for x in (q, k, v, bias, sums)]
+    form = (0, True, 20, 0, False, 0.125)
+    arguments = (*tensors[:3], None, None, *tensors[3:], None, *form)
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(torch.ops.wavepos.triton_attention.default, arguments, test_utils=checks)
+    out, lse = (x.detach() for x in torch.ops.wavepos.triton_attention(*arguments))
+    given = [x.detach() for x in tensors]
+    backward = (torch.randn_like(out), *given[:3], None, None, *given[3:], None, out, lse, *form, True)
+    torch.library.opcheck(
+        torch.ops.wavepos.triton_attention_backward.default, backward, test_utils=("test_schema", "test_faketensor")
+    )
 
 
 def test_second_derivatives_are_refused() -> None:
@@ -247,8 +171,6 @@ def test_second_derivatives_are_refused() -> None:
 REFUSALS: dict[str, tuple[Callable[[], Position], dict[str, Any], dict[str, Any]]] = {
     "serves head_dim 64 and 128, got 32": (NoPE, {"head_dim": 32}, {}),
     "got torch.float64": (NoPE, {"dtype": torch.float64}, {}),
-    "serves causal=True only": (NoPE, {}, {"causal": False}),
-    "does not serve a window, got 7": (NoPE, {}, {"window": 7}),
     "does not serve key_padding_mask": (NoPE, {}, {"key_padding_mask": torch.ones(1, 20, dtype=torch.bool)}),
     "does not serve dropout, got 0.5": (NoPE, {}, {"dropout": 0.5}),
     "serves one table for all heads": (lambda: TransformerXLRelative(64, 2), {}, {}),
@@ -268,11 +190,8 @@ def test_refusals_of_calls(message: str) -> None:
     [
         (
             {"table": torch.ones(20, 64), "bias_HR": torch.ones(2, 20), "tail": "zero"},
-            "one of a table, a bias and a gate",
+            "one of a table and a bias, not both",
         ),
-        ({"bias_HR": torch.ones(2, 20), "gates_BHS": -torch.ones(1, 2, 1)}, "one of a table, a bias and a gate"),
-        ({"gates_BHS": -torch.ones(1, 2, 20)}, "a gate that is the same for every key and batch row only"),
-        ({"gates_BHS": (-torch.ones(1, 2, 1)).requires_grad_()}, "the gradient of a gate"),
         ({"table": torch.ones(20, 64), "tail": "none"}, "a table that covers every displacement"),
         ({"bias_HR": torch.ones(2, 20).requires_grad_()}, "the gradient of a bias that covers every displacement"),
     ],

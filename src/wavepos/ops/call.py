@@ -53,6 +53,11 @@ class Call:
         return self.softmax_scale if self.terms.relative_scale is None else self.terms.relative_scale
 
     @property
+    def wide_dtype(self) -> torch.dtype:
+        """What is summed in, whatever q's dtype: float32, or float64 for float64 calls."""
+        return torch.promote_types(self.terms.q_BHTD.dtype, torch.float32)
+
+    @property
     def num_scores(self) -> int:
         """B·H·T·S."""
         batch, num_heads = self.terms.q_BHTD.shape[:2]

@@ -91,7 +91,7 @@ def _distrust(call: Call) -> str | None:
     """Why "auto" does not give the banded backend a call that it serves: on a GPU it has not proven itself."""
     q = call.terms.q_BHTD
     gated = call.terms.gates_BHS is not None
-    if not _on_gpu(q) or is_single(call) or proven("banded", q.device, q.dtype, q.shape[-1], gated):
+    if not _on_gpu(q) or is_single(call) or proven("banded", q.device, q.dtype, q.shape[-1], gated, False, True):
         return None
     return f"backend='banded' does not work on {q.device} for {q.dtype} and head_dim {q.shape[-1]}"
 
@@ -106,7 +106,10 @@ def _takes_triton(call: Call) -> bool:
         refusal = IMPLEMENTATIONS["triton"].refusal(call)
     except ImportError:
         return False
-    return refusal is None and proven("triton", q.device, q.dtype, q.shape[-1], False)
+    gated, windowed = call.terms.gates_BHS is not None, call.mask.window is not None
+    return refusal is None and proven(
+        "triton", q.device, q.dtype, q.shape[-1], gated, windowed, call.mask.causal
+    )  # each is compiled apart
 
 
 def _on_gpu(q_BHTD: Tensor) -> bool:
@@ -114,13 +117,20 @@ def _on_gpu(q_BHTD: Tensor) -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch's decorator has no types
-def proven(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, gated: bool) -> bool:
-    """Whether a backend works there, with a gate per key or a table alone; a constant of compiled graphs."""
-    return _prove(name, device, dtype, head_dim, gated)
+def proven(
+    name: str, device: torch.device, dtype: torch.dtype, head_dim: int, gated: bool, windowed: bool, causal: bool
+) -> bool:
+    """Whether a backend works there, with a table, a gate per key beside it, a window, keys ahead of their query.
+
+    A constant of compiled graphs.
+    """
+    return _prove(name, device, dtype, head_dim, gated, windowed, causal)
 
 
 @functools.cache
-def _prove(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, gated: bool) -> bool:
+def _prove(
+    name: str, device: torch.device, dtype: torch.dtype, head_dim: int, gated: bool, windowed: bool, causal: bool
+) -> bool:
     """Whether a backend gives the reference's output and gradients there; asked once per process, it takes a moment.
 
     Kernels are compiled on the device they run on, and compilers err; private signatures of PyTorch's own change. Where
@@ -129,7 +139,13 @@ def _prove(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, g
     why = None
     try:
         with _disable_current_modes(), torch.inference_mode(False), torch.enable_grad():
-            found, expected = (_proof(each, device, dtype, head_dim, gated) for each in (name, "reference"))
+            mask = Mask(
+                num_queries=PROOF_LENGTH,
+                num_keys=PROOF_LENGTH,
+                causal=causal,
+                window=PROOF_LENGTH // 3 if windowed else None,
+            )
+            found, expected = (_proof(each, device, dtype, head_dim, gated, mask) for each in (name, "reference"))
         for x, truth in zip(found, expected, strict=True):
             off = float((x.double() - truth.double()).abs().max() / truth.double().abs().max())
             if not off <= PROOF_TOLERANCE[dtype]:
@@ -144,7 +160,7 @@ def _prove(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, g
     return why is None
 
 
-def _proof(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, gated: bool) -> list[Tensor]:
+def _proof(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, gated: bool, mask: Mask) -> list[Tensor]:
     """The output and the gradients of q, k, v, r, table and gates of a small call with grouped heads."""
     generator = torch.Generator().manual_seed(0)  # the user's own stay as they are
 
@@ -159,8 +175,15 @@ def _proof(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, g
     if gated:
         gates = (leaf(1, 2, PROOF_LENGTH, of=torch.float32).detach() - 3.0).sigmoid().neg().requires_grad_()
         leaves.append(gates)
-    terms = ScoreTerms(q_BHTD=q, k_BGSD=k, r_BHTE=r, table=table, gates_BHS=gates, tail="zero")
-    mask = Mask(num_queries=PROOF_LENGTH, num_keys=PROOF_LENGTH)
+    terms = ScoreTerms(
+        q_BHTD=q,
+        k_BGSD=k,
+        r_BHTE=r,
+        table=table,
+        gates_BHS=gates,
+        tail="zero" if mask.causal else "clamp",
+        first_displacement=0 if mask.causal else -(PROOF_TABLE // 3),
+    )
     out = run_backend(name, Call(terms=terms, v_BGSD=v, mask=mask, softmax_scale=head_dim**-0.5))
     upstream = torch.randn(out.shape, generator=generator).to(device, dtype)
     return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]

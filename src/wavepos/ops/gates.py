@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from wavepos.ops.mask import Mask
+
 
 def gate_sums(gates_BHS: Tensor, num_keys: int) -> Tensor:
     """c[h,n] for every key, [B or 1,H,S].
@@ -14,6 +16,15 @@ def gate_sums(gates_BHS: Tensor, num_keys: int) -> Tensor:
     if gates_BHS.shape[-1] == num_keys:
         return gates_BHS.to(dtype).cumsum(-1)
     return gates_BHS.to(dtype) * torch.arange(num_keys, device=gates_BHS.device)
+
+
+def position_sums(gates_BHS: Tensor, mask: Mask, batch: int) -> Tensor:
+    """c at every position up to the last query's, [B,H,P]; beyond the last key that one's holds."""
+    sums_BHS = gate_sums(gates_BHS, mask.num_keys).expand(batch, -1, -1)
+    missing = mask.query_offset + mask.num_queries - mask.num_keys
+    if missing <= 0:
+        return sums_BHS
+    return torch.cat([sums_BHS, sums_BHS[..., -1:].expand(*sums_BHS.shape[:2], missing)], -1)
 
 
 def gate_differences(gates_BHS: Tensor, num_keys: int, query_T: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def _weights(call: Call) -> Tensor:
         [B,H,T,S], float32 (float64 for float64 input); the rows of queries that see no key are zero.
     """
     terms, mask = call.terms, call.mask
-    dtype = torch.promote_types(terms.q_BHTD.dtype, torch.float32)
+    dtype = call.wide_dtype
     scores_BHTS = call.softmax_scale * _dot_products(terms.q_BHTD.to(dtype), terms.k_BGSD.to(dtype))
     displacement_TS = mask.displacement_TS(terms.q_BHTD.device)
     if terms.r_BHTE is not None and terms.table is not None:

@@ -31,7 +31,7 @@ def _attention(call: Call) -> Tensor:
     allowed = mask.allowed_by_distance(displacement_TS)
     if keys.padding_BS is not None:
         allowed = allowed & keys.padding_BS[:, None, None]
-    bias = torch.zeros((), dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    bias = torch.zeros((), dtype=call.wide_dtype, device=q.device)
     if terms.r_BHTE is not None and terms.table is not None:
         wide = at_least_float32(terms.r_BHTE)
         products_BHTR = torch.matmul(wide, terms.table.to(wide.dtype).mT) * call.relative_scale

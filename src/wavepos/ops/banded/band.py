@@ -8,7 +8,7 @@ a row of the view begins left of the first key or ends right of the last, it fal
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ class Band:
         table_length: R, at most behind − first; 0 without a table.
         causal: no key ahead of its query is seen.
         window: a query sees keys at distances below it; None: at every one.
-        first_keys: for every query a key before which neither it nor a later one sees any; None: 0.
+        first_keys: for every query a key before which it sees none that weighs anything; None: 0.
         block: with gates and a far part, queries that share the near part's first key, that of the first of them. There
             is a key at every position then, and none is hidden. None: each query has a first key of its own.
     """
@@ -204,6 +204,11 @@ class Band:
         last = self.query_offset + self.num_queries - 1
         return self.window is not None and last - self.window + 1 >= self.num_keys
 
+    def beginning_at(self, first_keys: Sequence[int]) -> "Band":
+        """With further keys left out, those before one per query."""
+        merged = first_keys if self.first_keys is None else list(map(max, self.first_keys, first_keys))
+        return replace(self, first_keys=merged)
+
     def tiles(self, num_queries: int) -> Iterator[Tile]:
         """The tiles of so many queries each, in order."""
         for start in range(0, self.num_queries, num_queries):
@@ -219,7 +224,7 @@ class Band:
             first_key, hidden = self._first_near_key(rows.start), begin - self._reach
         first_key = min(first_key, self.num_keys - 1)
         if self.first_keys is not None:
-            first_key = max(first_key, min(self.first_keys[rows.start], self.num_keys - 1))
+            first_key = max(first_key, min(*self.first_keys[rows], self.num_keys - 1))
         num_keys = min(self.num_keys, end - 1 + self.ahead) - first_key
         lowest = max(self.first, begin - first_key - num_keys + 1)  # displacements of the table that the tile has
         highest = min(self.first + self.table_length - 1, end - 1 - first_key)

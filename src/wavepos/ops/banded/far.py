@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wavepos.ops.banded.band import Band
-from wavepos.ops.banded.fused_calls import fused_calls
+from wavepos.ops.banded.fused_calls import FusedCall, fused_calls
 from wavepos.ops.banded.gated import Columns
 from wavepos.ops.banded.totals import Grads, Output, merge
 from wavepos.ops.call import Call
@@ -44,15 +44,20 @@ def far_forward(call: Call, band: Band, output: Output) -> slice:
     return written
 
 
-def far_backward(call: Call, band: Band, grad_BHTD: Tensor, output: Output, grads: Grads) -> None:
-    """Write the far part of the gradients of q, k and v, zero where there is none, and add that of c."""
-    for total in (grads.dq_BHTD, grads.dk_BGSD, grads.dv_BGSD):
-        total.zero_()
+def far_backward(
+    call: Call, band: Band, grad_BHTD: Tensor, output: Output, grads: Grads
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq in q's dtype, dk and dv in float32 or better: their far part, zero where there is none. That of c is added.
+
+    The three are made one after the other, while the results of the first fused call are let go: both at once would be
+    the most memory that a call takes.
+    """
     calls = list(fused_calls(call, band))
-    k, v, head_dim = call.terms.k_BGSD, call.v_BGSD, grad_BHTD.shape[-1]
+    k, v = call.terms.k_BGSD, call.v_BGSD
     columns = Columns.of(call) if calls and grads.dsums_BHS is not None else None
     if columns is not None:
         k, v = columns.keys(k), columns.zeros(v)
+    totals: list[Tensor] = []
     for fused in calls:
         qkv = fused.qkv(call.terms.q_BHTD, k, v)
         grad, out, lse = (fused.turned(fused.of_rows(x)) for x in (grad_BHTD, output.out_BHTD, output.lse_BHT))
@@ -60,15 +65,30 @@ def far_backward(call: Call, band: Band, grad_BHTD: Tensor, output: Output, grad
             qkv = (columns.queries(qkv[0]), *qkv[1:])
             grad, out = columns.zeros(grad), columns.zeros(out)
         forward = out, fused.without_own_gates(lse)
-        parts = flash_backward(grad, forward, qkv, fused.causal, call.softmax_scale, fused.row())
-        dq, dk, dv = (fused.turned(x) for x in parts)
-        fused.of_rows(grads.dq_BHTD).add_(dq[..., :head_dim])
-        fused.of_keys(grads.dk_BGSD).add_(dk[..., :head_dim])
-        fused.of_keys(grads.dv_BGSD).add_(dv[..., :head_dim])
+        row = fused.row()
+        parts = [fused.turned(x) for x in flash_backward(grad, forward, qkv, fused.causal, call.softmax_scale, row)]
         if columns is not None and grads.dsums_BHS is not None:
             of_keys, of_queries = fused.of_sums(grads.dsums_BHS)
-            of_keys.sub_(columns.sums_of_keys(dk), alpha=1.0 / call.softmax_scale)
-            of_queries.add_(columns.sums_of_queries(dq), alpha=1.0 / call.softmax_scale)
+            of_keys.sub_(columns.sums_of_keys(parts[1]), alpha=1.0 / call.softmax_scale)
+            of_queries.add_(columns.sums_of_queries(parts[0]), alpha=1.0 / call.softmax_scale)
+        _add_parts(call, fused, totals, parts)
+    dq, dk, dv = totals or (_zeros(call, index) for index in range(3))
+    return dq, dk, dv
+
+
+def _add_parts(call: Call, fused: FusedCall, totals: list[Tensor], parts: list[Tensor]) -> None:
+    """Add a fused call's gradients of q, k and v to the totals, which the first one makes; `parts` is emptied."""
+    for index in range(3):
+        if len(totals) == index:
+            totals.append(_zeros(call, index))
+        own = fused.of_keys(totals[index]) if index else fused.of_rows(totals[index])
+        own.add_(parts.pop(0)[..., : own.shape[-1]])
+
+
+def _zeros(call: Call, index: int) -> Tensor:
+    """A total of q, k or v, zero."""
+    x = (call.terms.q_BHTD, call.terms.k_BGSD, call.v_BGSD)[index]
+    return torch.zeros(x.shape, dtype=call.wide_dtype if index else x.dtype, device=x.device)
 
 
 def flash_forward(

@@ -13,7 +13,6 @@ On a CPU, keys whose weight is zero to the accumulation's rounding are left out,
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from wavepos.ops.banded.band import Band
@@ -79,7 +78,7 @@ class FusedCall:
         if self.call.sums_BHS is None:
             return None
         of_keys, of_queries = self.of_sums(self.call.sums_BHS)
-        return self.turned(of_queries[:, :, :1] - of_keys)[:, :, None].to(self._wide)
+        return self.turned(of_queries[:, :, :1] - of_keys)[:, :, None].to(self.call.wide_dtype)
 
     def with_own_gates(self, lse_BHT: Tensor) -> Tensor:
         """Log-sum-exps of the kernel, which has left out c[m] − c[o], with it."""
@@ -96,15 +95,11 @@ class FusedCall:
         if self.call.sums_BHS is None:
             return None
         _, of_queries = self.of_sums(self.call.sums_BHS)
-        return self.turned(of_queries - of_queries[:, :, :1]).to(self._wide)
+        return self.turned(of_queries - of_queries[:, :, :1]).to(self.call.wide_dtype)
 
     def _of_heads(self, x_BH: Tensor) -> Tensor:
         heads_per_group = self.call.terms.q_BHTD.shape[1] // self.call.terms.k_BGSD.shape[1]
         return x_BH[self.batch, self.groups.start * heads_per_group : self.groups.stop * heads_per_group]
-
-    @property
-    def _wide(self) -> torch.dtype:
-        return torch.promote_types(self.call.terms.q_BHTD.dtype, torch.float32)
 
 
 def fused_calls(call: Call, band: Band) -> Iterator[FusedCall]:

@@ -39,13 +39,20 @@ def near_forward(call: Call, band: Band, output: Output, far_rows: slice) -> Non
                 out.copy_(near)
 
 
-def near_backward(call: Call, band: Band, grad_BHTD: Tensor, output: Output, grads: Grads) -> None:
+def near_backward(
+    call: Call,
+    band: Band,
+    grad_BHTD: Tensor,
+    output: Output,
+    dqkv: tuple[Tensor, Tensor, Tensor],
+    grads: Grads,
+) -> None:
     """Add the near part of every gradient, recomputing its scores."""
     for heads, tiles in schedule(call, band):
         dtype, product_dtype = heads.workspace.dtype, heads.workspace.product_dtype
         wholes = [heads.of_heads(x) for x in (grad_BHTD, output.out_BHTD, output.share_BHT)]
-        dk_dv = [heads.of_groups(x) for x in (grads.dk_BGSD, grads.dv_BGSD)]
-        dq = heads.of_heads(grads.dq_BHTD)
+        dk_dv = [heads.of_groups(x) for x in dqkv[1:]]
+        dq = heads.of_heads(dqkv[0])
         for tile in tiles:
             views = heads.views(tile.layout)
             q, k = _scores(heads, tile, views)

@@ -61,7 +61,7 @@ BANDED = Implementation(
 
 def _forward(call: Call) -> Output:
     q = call.terms.q_BHTD
-    lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    lse = torch.empty(q.shape[:3], dtype=call.wide_dtype, device=q.device)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     output = Output(out_BHTD=out, lse_BHT=lse, share_BHT=torch.empty_like(lse))
     parts = segments(call.mask)
@@ -92,41 +92,37 @@ def _backward(
     terms = call.terms
     given = (terms.table, terms.bias_HR, call.sums_BHS)
     table, bias, sums = (x if wanted else None for x, wanted in zip(given, wants, strict=True))
-    dq, dr = (
-        None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
-        for x in (terms.q_BHTD, terms.r_BHTE)
-    )
-    dk, dv, dtable, dbias = (
-        None if x is None else torch.empty(x.shape, dtype=output.lse_BHT.dtype, device=x.device)
-        for x in (terms.k_BGSD, call.v_BGSD, table, bias)
-    )
-    dsums = None if sums is None else torch.empty_like(sums, memory_format=torch.contiguous_format)
-    assert dq is not None and dk is not None and dv is not None
-    for x in (dtable, dbias, dsums):
-        if x is not None:
-            x.zero_()
-    grads = Grads(dq_BHTD=dq, dk_BGSD=dk, dv_BGSD=dv, dr_BHTE=dr, dtable_XRE=dtable, dbias_HR=dbias, dsums_BHS=dsums)
+    dr = None if terms.r_BHTE is None else torch.empty_like(terms.r_BHTE, memory_format=torch.contiguous_format)
+    dtable, dbias = (None if x is None else x.new_zeros(x.shape, dtype=call.wide_dtype) for x in (table, bias))
+    dsums = None if sums is None else torch.zeros_like(sums, memory_format=torch.contiguous_format)
+    grads = Grads(dr_BHTE=dr, dtable_XRE=dtable, dbias_HR=dbias, dsums_BHS=dsums)
     parts = segments(call.mask)
     if parts is None:
-        _backward_part(call, grad_BHTD, output, grads)
+        dq, dk, dv = _backward_part(call, grad_BHTD, output, grads)
     else:
-        for x in (dq, dk, dv, dr):
-            if x is not None:
-                x.zero_()
+        dq, dk, dv = (x.new_zeros(x.shape) for x in (terms.q_BHTD, terms.k_BGSD, call.v_BGSD))
+        if dr is not None:
+            dr.zero_()
         for part in parts:
-            _backward_part(part.call(call), part.of_rows(grad_BHTD), part.output(output), part.grads(grads))
+            found = _backward_part(part.call(call), part.of_rows(grad_BHTD), part.output(output), part.grads(grads))
+            for whole, own in zip((part.of_rows(dq), part.of_keys(dk), part.of_keys(dv)), found, strict=True):
+                whole.copy_(own)
+    dk = dk.to(terms.k_BGSD.dtype)  # one after the other: the wide ones are let go
+    dv = dv.to(call.v_BGSD.dtype)
     if dtable is not None and table is not None:
         dtable = dtable.flip(1).mul_(call.relative_scale).to(table.dtype)
     if dbias is not None and bias is not None:
         dbias = dbias.flip(1).to(bias.dtype)
-    return dq, dk.to(terms.k_BGSD.dtype), dv.to(call.v_BGSD.dtype), dr, dtable, dbias, dsums
+    return dq, dk, dv, dr, dtable, dbias, dsums
 
 
-def _backward_part(call: Call, grad_BHTD: Tensor, output: Output, grads: Grads) -> None:
+def _backward_part(call: Call, grad_BHTD: Tensor, output: Output, grads: Grads) -> tuple[Tensor, Tensor, Tensor]:
+    """dq in q's dtype, dk and dv in float32 or better; the rest is added to `grads`."""
     band = Band.of(call)
-    far_backward(call, band, grad_BHTD, output, grads)
+    dqkv = far_backward(call, band, grad_BHTD, output, grads)
     if band.has_near:
-        near_backward(call, band, grad_BHTD, output, grads)
+        near_backward(call, band, grad_BHTD, output, dqkv, grads)
+    return dqkv
 
 
 def _call(

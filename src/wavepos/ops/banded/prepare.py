@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from wavepos.ops.call import Call
-from wavepos.ops.gates import gate_sums
+from wavepos.ops.gates import position_sums
 from wavepos.ops.mask import Mask
 from wavepos.positions.terms import ScoreTerms
 
@@ -68,14 +68,10 @@ def relative_terms(call: Call) -> tuple[Tensor | None, Tensor | None, Tensor | N
 
 def _sums(call: Call) -> Tensor | None:
     """c at every position up to the last query's; beyond the last key that one's holds."""
-    gates, mask = call.terms.gates_BHS, call.mask
-    if gates is None:
+    if call.terms.gates_BHS is None:
         return None
-    sums_BHS = gate_sums(gates, mask.num_keys).expand(call.terms.q_BHTD.shape[0], -1, -1)
-    missing = mask.query_offset + mask.num_queries - mask.num_keys
-    if missing <= 0:
-        return sums_BHS[..., : mask.num_keys + missing]
-    return torch.cat([sums_BHS, sums_BHS[..., -1:].expand(*sums_BHS.shape[:2], missing)], -1)
+    end = call.mask.query_offset + call.mask.num_queries
+    return position_sums(call.terms.gates_BHS, call.mask, call.terms.q_BHTD.shape[0])[..., :end]
 
 
 def _fitted(call: Call, values_XR: Tensor, first: int) -> tuple[Tensor, int]:

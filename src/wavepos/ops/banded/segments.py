@@ -75,12 +75,9 @@ class Segment:
         return Output(out_BHTD=out, lse_BHT=lse, share_BHT=share)
 
     def grads(self, whole: Grads) -> Grads:
-        """Its part of the gradients, in views; those of table and bias are shared."""
+        """Its part of what all of them add to, in views; those of table and bias are shared."""
         return dataclasses.replace(
             whole,
-            dq_BHTD=self.of_rows(whole.dq_BHTD),
-            dk_BGSD=self.of_keys(whole.dk_BGSD),
-            dv_BGSD=self.of_keys(whole.dv_BGSD),
             dr_BHTE=None if whole.dr_BHTE is None else self.of_rows(whole.dr_BHTE),
             dsums_BHS=self.of_positions(whole.dsums_BHS),
         )

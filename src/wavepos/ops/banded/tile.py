@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wavepos.ops.banded.band import Band, Tile, TileLayout
+from wavepos.ops.banded.gated import first_keys_of_masked
 from wavepos.ops.call import Call
 
 _CPU_SCORES = 1 << 19
@@ -28,7 +29,7 @@ class Workspace:
     def __init__(self, call: Call, num_scores: int) -> None:
         q, table, bias = call.terms.q_BHTD, call.terms.table, call.terms.bias_HR
         self.call = call
-        self.dtype = torch.promote_types(q.dtype, torch.float32)
+        self.dtype = call.wide_dtype
         self.product_dtype = _product_dtype(q, self.dtype)
         self.num_groups = call.terms.k_BGSD.shape[1]
         self.heads_per_group = q.shape[1] // self.num_groups
@@ -162,10 +163,14 @@ class Heads:
 
 
 def schedule(call: Call, band: Band) -> Iterator[tuple[Heads, Iterable[Tile]]]:
-    """As many heads at once as the budget of scores holds, each time with the tiles in order."""
+    """As many heads at once as the budget of scores holds, each time with the tiles in order.
+
+    With gates and a mask the tiles leave out keys that weigh nothing to any of the heads.
+    """
     q, num_groups = call.terms.q_BHTD, call.terms.k_BGSD.shape[1]
     batch, heads_per_group = q.shape[0], q.shape[1] // num_groups
-    tiles = list(band.tiles(_queries_per_tile(q, band)))
+    queries_per_tile, firsts_BGT = _queries_per_tile(q, band), first_keys_of_masked(call, band)
+    tiles = list(band.tiles(queries_per_tile))
     size = max(tile.layout.size for tile in tiles)
     budget = _CPU_SCORES if q.device.type == "cpu" else _GPU_SCORES
     stacks = min(max(1, budget // (heads_per_group * size)), batch * num_groups)
@@ -175,7 +180,11 @@ def schedule(call: Call, band: Band) -> Iterator[tuple[Heads, Iterable[Tile]]]:
         for group in range(0, num_groups, num_stacked):
             rows = slice(row, min(row + num_rows, batch))
             groups = slice(group, min(group + num_stacked, num_groups))
-            yield Heads(workspace, rows, groups), tiles
+            heads = Heads(workspace, rows, groups)
+            if firsts_BGT is None:
+                yield heads, tiles
+            else:
+                yield heads, band.beginning_at(firsts_BGT[rows, groups].amin((0, 1)).tolist()).tiles(queries_per_tile)
 
 
 def stacked(x: Tensor, rows: slice) -> Tensor:

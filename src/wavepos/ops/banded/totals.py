@@ -23,21 +23,15 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grads:
-    """Gradients: dq and dr in their own dtype, the rest in float32 or better. The far part writes, the near part adds.
+    """Gradients that the parts of a call add to or write their rows of, beside those of q, k and v.
 
     Attributes:
-        dq_BHTD: that of the queries.
-        dk_BGSD: that of the keys.
-        dv_BGSD: that of the values.
-        dr_BHTE: that of what the table is multiplied with, or None.
-        dtable_XRE: that of the table as the near part holds it; None where no one asks for it.
+        dr_BHTE: that of what the table is multiplied with, in its dtype, or None.
+        dtable_XRE: that of the table as the near part holds it, in float32 or better; None where no one asks for it.
         dbias_HR: likewise.
         dsums_BHS: that of c, the running sums of the gates, in their dtype; likewise.
     """
 
-    dq_BHTD: Tensor
-    dk_BGSD: Tensor
-    dv_BGSD: Tensor
     dr_BHTE: Tensor | None
     dtable_XRE: Tensor | None
     dbias_HR: Tensor | None

@@ -1,4 +1,4 @@
-"""The relative logits r_m·p(δ), δ = 0 … R − 1, laid out so that a tile of keys is a tile of aligned columns.
+"""The relative logits r_m·p(δ), δ = −A … R − 1, laid out so that a tile of keys is a tile of aligned columns.
 
 Query row i holds displacement δ in column first + i mod 16 − δ. Its key n = query_offset + i − δ then stands in column
 n − 16·⌊i/16⌋ + key_column: consecutive keys are consecutive columns, and every 16th key begins at a multiple of 16.
@@ -19,11 +19,17 @@ GUARD = 256  # entries in front of the logits: a tile on the table's edge may re
 
 @dataclass(frozen=True, slots=True)
 class SkewLayout:
-    """Where the logits of `num_queries` rows and displacements 0 … reach − 1 lie."""
+    """Where the logits of `num_queries` rows and displacements −ahead … reach − 1 lie."""
 
     reach: int
     num_queries: int
     query_offset: int
+    ahead: int = 0
+
+    @property
+    def length(self) -> int:
+        """Displacements of a row."""
+        return self.ahead + self.reach
 
     @property
     def first(self) -> int:
@@ -38,7 +44,7 @@ class SkewLayout:
     @property
     def pitch(self) -> int:
         """Columns of a row, unused ones included; a multiple of 16."""
-        return _round_up(self.first + SKEW)
+        return _round_up(self.first + self.ahead + SKEW)
 
     @property
     def rows(self) -> int:
@@ -63,13 +69,13 @@ def grad_r(dlogits: Tensor, table_RE: Tensor, layout: SkewLayout, shape: torch.S
 
 
 def grad_table(dlogits: Tensor, r_BHTE: Tensor, layout: SkewLayout) -> Tensor:
-    """The gradient of the table, [R,E], float32: a sum over batch, heads and queries."""
+    """The gradient of the table, [A+R,E], float32: a sum over batch, heads and queries."""
     products = torch.bmm(dlogits.permute(1, 2, 0), _by_residue(r_BHTE, layout)).float()
     return _displacements(products, layout).sum(0).flip(0)
 
 
 def grad_bias(dlogits_BHTW: Tensor, layout: SkewLayout) -> Tensor:
-    """The gradient of a bias that all rows of a head share, [H,R], float32: a sum over batch and queries."""
+    """The gradient of a bias that all rows of a head share, [H,A+R], float32: a sum over batch and queries."""
     batch, num_heads = dlogits_BHTW.shape[:2]
     rows = dlogits_BHTW.view(batch, num_heads, -1, SKEW, layout.pitch).sum((0, 2), dtype=torch.float32)
     return _displacements(rows.permute(1, 2, 0).contiguous(), layout).sum(0).flip(0).mT.contiguous()
@@ -94,7 +100,7 @@ def _shifted_copies(table_RE: Tensor, layout: SkewLayout) -> Tensor:
 
 
 def _displacements(columns: Tensor, layout: SkewLayout) -> Tensor:
-    """The used columns of a contiguous [16,pitch,X] as a view [16,R,X], displacements falling from R − 1 to 0."""
+    """The used columns of a contiguous [16,pitch,X] as a view [16,A+R,X], displacements falling."""
     width = columns.shape[2]
     strides = ((layout.pitch + 1) * width, width, 1)
-    return columns.as_strided((SKEW, layout.reach, width), strides, (layout.first - layout.reach + 1) * width)
+    return columns.as_strided((SKEW, layout.length, width), strides, (layout.first - layout.reach + 1) * width)
