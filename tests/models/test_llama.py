@@ -29,7 +29,7 @@ from wavepos.models import (
     from_llama,
     llama_config,
 )
-from wavepos.models.llama.context import Context
+from wavepos.models.context import Context
 from wavepos.positions.terms import ReadsRelativeStates
 
 LONG = [1.0 + 0.5 * i for i in range(8)]

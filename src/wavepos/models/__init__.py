@@ -11,12 +11,14 @@ from wavepos.models.llama import (
     llama_config,
 )
 
-register(BaevskiAuliConfig, causal_lm=BaevskiAuliForCausalLM)
+register(BaevskiAuliConfig, {"AutoModelForCausalLM": BaevskiAuliForCausalLM})
 register(
     WaveposLlamaConfig,
-    causal_lm=WaveposLlamaForCausalLM,
-    base=WaveposLlamaModel,
-    classifier=WaveposLlamaForSequenceClassification,
+    {
+        "AutoModel": WaveposLlamaModel,
+        "AutoModelForCausalLM": WaveposLlamaForCausalLM,
+        "AutoModelForSequenceClassification": WaveposLlamaForSequenceClassification,
+    },
 )
 
 __all__ = [

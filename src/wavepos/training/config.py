@@ -101,7 +101,7 @@ class TrainConfig(Recipe):
     """As `wavepos.data.prepare` takes it."""
 
     def __post_init__(self) -> None:
-        from wavepos.models.llama.config import with_family_scales  # here, for it imports transformers
+        from wavepos.models.positioned_config import with_family_scales  # here, for it imports transformers
         from wavepos.positions import layers_json, parse_layers
 
         check_size(self.model, self.size)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from wavepos.console import console
 from wavepos.data.tokenizers import BPE, Saved, load_tokenizer, parse_tokenizer
-from wavepos.models.llama.context import read_context
+from wavepos.models.context import read_context
 from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig, uses_bf16
 

@@ -1,20 +1,13 @@
 """The config of the Llama family and its named sizes."""
 
-import dataclasses
 from typing import Any, ClassVar, final, get_args
 
 from transformers import LlamaConfig
 
-from wavepos.models.positioned_config import PositionedConfig
+from wavepos.models.positioned_config import PositionedConfig, with_family_scales
 from wavepos.names import LlamaSize
-from wavepos.positions import LayersLike, PositionConfig, parse_layers, position_dict
-from wavepos.positions.layers import with_each
+from wavepos.positions import LayersLike, PositionConfig
 from wavepos.positions.rotary import RotaryConfig
-from wavepos.positions.wavelet import WaveletConfig
-from wavepos.wavelets import Sampled, mother_wavelet
-
-PAPER_SCALES = tuple(2.0**i for i in range(2, 10))
-"""a = 2² … 2⁹ (section 7.1)."""
 
 _OF_WINDOWS = ("layer_types", "sliding_window")
 _OF_A_LLAMA = "; wavepos.models.from_llama takes over a Llama's config and weights"
@@ -163,19 +156,6 @@ def _check_heads(num_heads: int, num_kv_heads: int, hidden_size: int | None) -> 
         raise ValueError(f"hidden_size must be a multiple of num_attention_heads, got {hidden_size} and {num_heads}")
     if num_heads % num_kv_heads:
         raise ValueError(f"num_key_value_heads must divide num_attention_heads, got {num_kv_heads} and {num_heads}")
-
-
-def with_family_scales(position: LayersLike) -> Any:
-    """The position's JSON, with the family's scales where a wavelet's are not given."""
-    return with_each(parse_layers(position), _with_scales)
-
-
-def _with_scales(config: PositionConfig) -> dict[str, Any]:
-    if not isinstance(config, WaveletConfig) or config.scales is not None:
-        return position_dict(config)
-    if isinstance(mother_wavelet(config.wavelet), Sampled):  # its scales are levels
-        return position_dict(config)
-    return position_dict(dataclasses.replace(config, scales=PAPER_SCALES))
 
 
 def _may_slide(own: PositionConfig) -> bool:

@@ -6,9 +6,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from wavepos.models.base import AttentionInputs
+from wavepos.models.base import AttentionInputs, attention_backend
+from wavepos.models.context import Context, first_kept, num_slots, of_kept
 from wavepos.models.llama.config import WaveposLlamaConfig
-from wavepos.models.llama.context import Context, num_slots
 from wavepos.models.projections import Projected, relative_projection, updated
 from wavepos.positions import NoPE, Position
 
@@ -73,8 +73,8 @@ class WaveposLlamaAttention(nn.Module):
             k, v, gates = updated(past_key_values, k, v, gates, self.layer_idx, {"cache_position": slots})
             if past_key_values.is_sliding[self.layer_idx]:
                 self._check_sliding(position)
-                first = _first_kept(query_offset, q.shape[2], k.shape[2])
-                attention_mask = _of_kept(attention_mask, first, k.shape[2])
+                first = first_kept(query_offset, q.shape[2], k.shape[2])
+                attention_mask = of_kept(attention_mask, first, k.shape[2])
                 query_offset = query_offset - first
             if isinstance(query_offset, int):  # a static cache holds empty slots too
                 filled = query_offset + q.shape[2]
@@ -91,7 +91,8 @@ class WaveposLlamaAttention(nn.Module):
             query_offset=query_offset,
             window=self.position.window,
         )
-        attended, weights = inputs.attended(self.config, self.training, output_attentions)
+        dropped = self.config.attention_dropout if self.training else 0.0
+        attended, weights = inputs.attended(attention_backend(self.config), dropped, output_attentions)
         return self.o_proj(attended), weights
 
     def _check_heads(self, heads: int) -> None:
@@ -149,17 +150,3 @@ def _num_slots(past_key_values: Cache | None, query_offset: int | Tensor, length
     if isinstance(query_offset, int) or past_key_values is None:
         return length
     return num_slots(past_key_values)
-
-
-def _first_kept(query_offset: int | Tensor, num_queries: int, num_keys: int) -> int | Tensor:
-    """The slot of the first key that a cache gave: a sliding one has dropped those before; the last is the newest."""
-    end = query_offset + num_queries
-    return max(0, end - num_keys) if isinstance(end, int) else (end - num_keys).clamp_min(0)
-
-
-def _of_kept(mask_BS: Tensor | None, first: int | Tensor, num_keys: int) -> Tensor | None:
-    """The part of a mask over all slots that belongs to `num_keys` keys from slot `first` on."""
-    if mask_BS is None or isinstance(first, int):
-        return None if mask_BS is None else mask_BS[:, first : first + num_keys]
-    slots = torch.arange(num_keys, device=mask_BS.device) + first
-    return mask_BS.index_select(1, slots.clamp_max(mask_BS.shape[1] - 1))  # what lies beyond is in no query's past

@@ -18,14 +18,19 @@ from wavepos.models.base import (
     layer_positions,
     reset_missing,
 )
+from wavepos.models.context import PACKED_WITH_CACHE, check_padding, read_context
 from wavepos.models.llama.config import WaveposLlamaConfig
-from wavepos.models.llama.context import PACKED_WITH_CACHE, Context, padded_to_cache, read_context
 from wavepos.models.llama.layers import WaveposLlamaDecoderLayer
-from wavepos.models.llama.remote_code import AUTO_MAP, write_remote_code
 from wavepos.models.projections import RelativeProjection
-from wavepos.positions import Position
+from wavepos.models.remote_code import write_remote_code
 
 IGNORED_LABEL = -100
+_NAMES = {
+    "AutoConfig": "WaveposLlamaConfig",
+    "AutoModel": "WaveposLlamaModel",
+    "AutoModelForCausalLM": "WaveposLlamaForCausalLM",
+    "AutoModelForSequenceClassification": "WaveposLlamaForSequenceClassification",
+}
 _LOSS_CHUNK = 1024
 _PACKING = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 _SAID_ELSEWHERE = _PACKING | {"cache_position", "token_type_ids", "num_items_in_batch"}
@@ -59,8 +64,7 @@ class WaveposLlamaPreTrainedModel(PositionedPreTrainedModel):
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """transformers' own; the directory can also be loaded with trust_remote_code=True (see `remote_code`)."""
-        self.config.auto_map = AUTO_MAP
-        write_remote_code(Path(save_directory))
+        self.config.auto_map = write_remote_code(Path(save_directory), _NAMES)
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
@@ -123,7 +127,7 @@ class WaveposLlamaModel(WaveposLlamaPreTrainedModel):
         past_key_values = self.opened_cache(past_key_values, use_cache, packed=packed)
         layers: Any = self.layers
         for position in dict.fromkeys(layer.self_attn.position for layer in layers):
-            _check_padding(self.config, position, context)
+            check_padding(self.config, position, context)
         read = self.through_layers(
             self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds,
             lambda index, x, maps: layers[index](x, context, past_key_values=past_key_values, output_attentions=maps),
@@ -214,25 +218,6 @@ class WaveposLlamaForCausalLM(WaveposLlamaPreTrainedModel, PositionedGenerationM
         ]
         return torch.cat(losses).view_as(shift_labels)
 
-    @staticmethod
-    def create_masks_for_generate(*, attention_mask: Tensor | None, past_key_values: Cache, **_: Any) -> Tensor | None:
-        """What `generate` hands a step with a static cache: the mask of its slots, not one over pairs of tokens."""
-        return padded_to_cache(attention_mask, past_key_values)
-
-    def _valid_auto_compile_criteria(self, *args: Any, **kwargs: Any) -> bool:
-        """No step is compiled where all caches slide: they count where they are in Python, anew at each step."""
-        whole = any(kind == "full_attention" for kind in self.config.layer_types or ("full_attention",))
-        return whole and bool(super()._valid_auto_compile_criteria(*args, **kwargs))
-
-    def generate_batch(self, *_: Any, **__: Any) -> Any:
-        """Refused, as `init_continuous_batching`."""
-        raise NotImplementedError(
-            "continuous batching is not served: its paged attention would leave the positional term out. Use generate"
-        )
-
-    init_continuous_batching = generate_batch
-    continuous_batching_context_manager = generate_batch
-
 
 @final
 class WaveposLlamaForSequenceClassification(
@@ -240,16 +225,3 @@ class WaveposLlamaForSequenceClassification(
     WaveposLlamaPreTrainedModel,
 ):
     """Llama with a linear score on the last token that is not padding."""
-
-
-def _check_padding(config: WaveposLlamaConfig, position: Position, context: Context) -> None:
-    """Refuse left padding where it would change a rotation that follows the length."""
-    mask = context.key_padding_mask
-    if mask is None or not position.follows_length:
-        return
-    slots, fewest = mask.shape[1], int(mask.sum(1).min())
-    if not position.rotates_alike(slots, fewest):
-        raise ValueError(
-            f"left padding is not served where it changes the rotation of {config.position}, which follows the length: "
-            f"a row of {fewest} tokens is padded to {slots}; give rows of one length, or one at a time"
-        )

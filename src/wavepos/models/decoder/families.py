@@ -1,0 +1,106 @@
+"""The families of transformers that are served, and the derived classes of each."""
+
+from functools import cache, partial
+from typing import Any
+
+import transformers
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from wavepos.models.base import HEADS, register
+from wavepos.models.decoder.config import PositionedDecoderConfig
+from wavepos.models.decoder.model import DecoderLM, DecoderModel, DecoderPreTrainedModel
+
+_MODULE = "wavepos.models"
+
+FAMILIES = (
+    "apertus",
+    "arcee",
+    "cohere",
+    "cohere2",
+    "ernie4_5",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "glm",
+    "glm4",
+    "gpt_neox",
+    "granite",
+    "granitemoe",
+    "helium",
+    "llama",
+    "mistral",
+    "mixtral",
+    "nemotron",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "olmoe",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "seed_oss",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+)
+"""Their model_types, each proven by tests/models/test_families.py."""
+
+_TABLES = {
+    "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
+    **{auto: table for auto, (_, table) in HEADS.items() if table is not None},
+}
+
+
+@cache
+def family_config(family: str) -> type[PositionedDecoderConfig]:
+    """Our config of a family: derived from its own, with the model_type `wavepos_<family's>`."""
+    theirs = CONFIG_MAPPING[family]
+    name = "Wavepos" + theirs.__name__
+    body = {
+        "__init__": PositionedDecoderConfig.__init__,  # transformers makes one of the fields where a class has none
+        "__module__": _MODULE,
+        "__qualname__": name,
+        "__doc__": f"`{theirs.__name__}` with a position: `PositionedDecoderConfig` says what the two fields are.",
+        "family": theirs,
+        "model_type": f"wavepos_{family}",
+        "make_models": staticmethod(partial(family_models, family)),
+    }
+    return type(name, (PositionedDecoderConfig, theirs), body)
+
+
+@cache
+def family_models(family: str) -> dict[str, type[PreTrainedModel]]:
+    """A family's derived classes by the names of transformers' Auto classes, registered there."""
+    config = family_config(family)
+    names = {auto: table[family] for auto, table in _TABLES.items() if family in table}
+    shared: dict[str, Any] = {
+        "config_class": config,
+        "theirs": getattr(transformers, names["AutoModel"]),
+        "auto_names": {"AutoConfig": config.__name__, **{auto: f"Wavepos{name}" for auto, name in names.items()}},
+    }
+    models: dict[str, type[PreTrainedModel]] = {}
+    for auto, name in names.items():
+        mixin = {"AutoModel": DecoderModel, "AutoModelForCausalLM": DecoderLM}.get(auto, DecoderPreTrainedModel)
+        models[auto] = _derived(mixin, getattr(transformers, name), shared)
+        shared.setdefault("inner_class", models["AutoModel"])
+    models["AutoModel"].inner_class = models["AutoModel"]  # type: ignore[attr-defined] # it has the mixin's
+    register(config, models)
+    return models
+
+
+def _derived(mixin: type, theirs: Any, shared: dict[str, Any]) -> Any:
+    name = f"Wavepos{theirs.__name__}"
+    body = {
+        **shared,
+        "__module__": _MODULE,
+        "__qualname__": name,
+        "__doc__": f"`{theirs.__name__}` with a position in each layer's attention.",
+        "base_model_prefix": theirs.base_model_prefix,
+        "_skip_keys_device_placement": theirs._skip_keys_device_placement,
+    }
+    return type(name, (mixin, theirs), body)
