@@ -75,6 +75,11 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
         """The config of the position that all layers have; ValueError where they differ."""
         return parse_position(self.position)
 
+    @property
+    def relative_bias(self) -> bool:
+        """Whether the projections to relative states have a bias."""
+        return False
+
     @classmethod
     def field_names(cls) -> list[str]:
         """The fields of this family, `position` among them."""

@@ -13,7 +13,7 @@ from wavepos.models import (
     from_llama,
     llama_config,
 )
-from wavepos.models.llama import converted_config
+from wavepos.models.decoder.convert import converted_config
 from wavepos.models.loading import load_model
 from wavepos.names import BaevskiAuliSize, LlamaSize
 from wavepos.training.config import TrainConfig
@@ -51,7 +51,7 @@ def build_model(
 def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTrainedModel:
     """The model that a run begins with, in float32; without weights where tensors have no storage."""
     theirs: Any = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
-    ours = theirs.model_type == WaveposLlamaConfig.model_type
+    ours = theirs.model_type.startswith("wavepos_")
     if theirs.vocab_size < vocab_size:
         raise ValueError(
             f"start_from must have a vocabulary of at least the tokenizer's {vocab_size:,} words, "

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from wavepos.console import console
 from wavepos.data.tokenizers import BPE, Saved, load_tokenizer, parse_tokenizer
 from wavepos.models.context import read_context
+from wavepos.models.decoder.layer import CONTEXT
 from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig, uses_bf16
 
@@ -108,9 +109,10 @@ def _activations(model: Any, hidden: Tensor, checkpointing: bool) -> int:
 
 def _through_layers(model: Any, hidden: Tensor, indices: Iterable[int]) -> Tensor:
     if model.config.model_type == "wavepos_llama":
-        context = read_context(hidden, None, None, None)
+        context = {CONTEXT: read_context(hidden, None, None, None)}
+        angles = model.model.rotary_emb(hidden, torch.arange(hidden.shape[1])[None])
         for index in indices:
-            hidden, _ = model.model.layers[index](hidden, context)
+            hidden = model.model.layers[index](hidden, position_embeddings=angles, **context)
         return hidden
     for index in indices:
         hidden, _ = model.layer(index, hidden)

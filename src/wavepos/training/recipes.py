@@ -85,7 +85,7 @@ def recipe_position(
 def _position_from(start_from: str, position: "LayersLike") -> Any:
     from transformers import AutoConfig
 
-    from wavepos.models.llama import WaveposLlamaConfig, converted_config
+    from wavepos.models.decoder.convert import converted_config
 
     try:
         theirs = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
@@ -93,7 +93,7 @@ def _position_from(start_from: str, position: "LayersLike") -> Any:
         raise ValueError(
             f"start_from must be a directory or hub name of a Llama, got {start_from!r}: {str(error).splitlines()[0]}"
         ) from error
-    if theirs.model_type == WaveposLlamaConfig.model_type:
+    if theirs.model_type.startswith("wavepos_"):
         theirs = AutoConfig.from_pretrained(start_from, position=position, trust_remote_code=False)
     else:
         theirs = converted_config(theirs, position)

@@ -20,9 +20,12 @@ _LEGACY = {
 }
 """Older names of `rope_parameters`, which transformers still reads."""
 
+_DERIVED = {"head_dim", "ignore_keys_at_rope_validation", "num_local_experts"}
+"""Fields that some families' configs have without naming them among their own."""
+
 _UNSERVED = {
-    "attn_logit_softcapping": "wavepos.attention does not cap scores; attn_logit_softcapping=None leaves them uncapped, "
-    "and weights trained with it need to be trained on",
+    "attn_logit_softcapping": "wavepos.attention does not soft-cap scores; attn_logit_softcapping=None leaves them "
+    "uncapped, and weights that were trained with it are to be trained on",
     "use_bidirectional_attention": "positions here are of causal decoders",
 }
 
@@ -31,7 +34,7 @@ class PositionedDecoderConfig(PositionedConfig):
     """A family's config with any position.
 
     Args:
-        position: as `WaveposLlamaConfig` takes it. A `window` of it and a `sliding_window` of the family's own hold both.
+        position: as `WaveposLlamaConfig` takes it. A `window` of it and the family's own `sliding_window` both hold.
         native_rotation: whether the family's own rotation stays, as `rope_parameters` says it: then position is what
             comes on top ("nope": nothing). False: `rope_parameters` has no effect.
         kwargs: the fields of the family and of transformers.
@@ -62,8 +65,8 @@ class PositionedDecoderConfig(PositionedConfig):
         layers = layer_configs(parse_layers(position), self.num_hidden_layers)
         if native_rotation and any(isinstance(own, RotaryConfig) for own in layers):
             raise ValueError(
-                f"position 'rotary' and native_rotation=True of {name} would rotate twice: give position='nope' to keep "
-                "the family's own rotation alone"
+                f"position 'rotary' and native_rotation=True of {name} would rotate twice: give position='nope' to "
+                "keep the family's own rotation alone"
             )
         self.position = with_family_scales(position)
         self.native_rotation = native_rotation
@@ -79,8 +82,7 @@ class PositionedDecoderConfig(PositionedConfig):
     @classmethod
     def knows(cls, name: str) -> bool:
         """Whether a field has a meaning here."""
-        fields = set(cls.field_names()) | set(vars(cls.family())) | set(cls.attribute_map) | _LEGACY
-        return name in fields or super().knows(name)
+        return name in {*cls.field_names(), *cls.attribute_map, *_LEGACY, *_DERIVED} or super().knows(name)
 
     @classmethod
     def of(cls, theirs: PreTrainedConfig, position: LayersLike, native_rotation: bool) -> Self:

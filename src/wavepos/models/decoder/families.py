@@ -5,12 +5,18 @@ from typing import Any
 
 import transformers
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from wavepos.models.base import HEADS, register
 from wavepos.models.decoder.config import PositionedDecoderConfig
 from wavepos.models.decoder.model import DecoderLM, DecoderModel, DecoderPreTrainedModel
+from wavepos.models.llama.config import WaveposLlamaConfig
+from wavepos.models.llama.model import MODELS as LLAMA_MODELS
 
 _MODULE = "wavepos.models"
 
@@ -57,8 +63,10 @@ _TABLES = {
 
 
 @cache
-def family_config(family: str) -> type[PositionedDecoderConfig]:
+def family_config(family: str) -> Any:
     """Our config of a family: derived from its own, with the model_type `wavepos_<family's>`."""
+    if family == "llama":
+        return WaveposLlamaConfig
     theirs = CONFIG_MAPPING[family]
     name = "Wavepos" + theirs.__name__
     body = {
@@ -76,6 +84,8 @@ def family_config(family: str) -> type[PositionedDecoderConfig]:
 @cache
 def family_models(family: str) -> dict[str, type[PreTrainedModel]]:
     """A family's derived classes by the names of transformers' Auto classes, registered there."""
+    if family == "llama":
+        return LLAMA_MODELS
     config = family_config(family)
     names = {auto: table[family] for auto, table in _TABLES.items() if family in table}
     shared: dict[str, Any] = {
@@ -90,7 +100,35 @@ def family_models(family: str) -> dict[str, type[PreTrainedModel]]:
         shared.setdefault("inner_class", models["AutoModel"])
     models["AutoModel"].inner_class = models["AutoModel"]  # type: ignore[attr-defined] # it has the mixin's
     register(config, models)
+    _register_conversions(family, config, models)
     return models
+
+
+def derived_class(name: str) -> Any:
+    """One of our classes by its name, such as WaveposQwen3Config or WaveposQwen3ForCausalLM.
+
+    Raises:
+        AttributeError: no family that is served has it.
+    """
+    if name.startswith("Wavepos"):
+        for family in FAMILIES:
+            config = family_config(family)
+            if name == config.__name__:
+                return config
+            if name.startswith(config.__name__.removesuffix("Config").removesuffix("Text")):
+                for model in family_models(family).values():
+                    if model.__name__ == name:
+                        return model
+    raise AttributeError(f"module 'wavepos.models' has no attribute {name!r}")
+
+
+def _register_conversions(family: str, config: Any, models: dict[str, Any]) -> None:
+    """Let saved weights be read and written in the layout of theirs, where it is not the modules' (experts)."""
+    known = [(family, config.model_type)]
+    known += [(model.__name__.removeprefix("Wavepos"), model.__name__) for model in models.values()]
+    for theirs, ours in known:
+        if (mapping := get_checkpoint_conversion_mapping(theirs)) is not None:
+            register_checkpoint_conversion_mapping(ours, mapping, overwrite=True)
 
 
 def _derived(mixin: type, theirs: Any, shared: dict[str, Any]) -> Any:

@@ -51,6 +51,7 @@ class LayerCall:
         self.context = context
         self.relative_states, self.gates = projected
         self.cache = cache
+        self.layer_idx = -1
         self.sliding = False
 
     def update(self, k_BGSD: Tensor, v_BGSD: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -59,7 +60,7 @@ class LayerCall:
         slots = torch.arange(k_BGSD.shape[2], device=k_BGSD.device) + self.context.query_offset
         where = (layer_idx, {"cache_position": slots})
         k_BGSD, v_BGSD, self.gates = updated(self.cache, self._rotated(k_BGSD), v_BGSD, self.gates, *where)
-        self.sliding = bool(self.cache.is_sliding[layer_idx])
+        self.layer_idx, self.sliding = layer_idx, bool(self.cache.is_sliding[layer_idx])
         return k_BGSD, v_BGSD
 
     def inputs(
@@ -117,16 +118,23 @@ class LayerCall:
 
     def _check_sliding(self, window: int | None) -> None:
         """Refuse a cache that drops keys where they are still seen, or where it must be known how many came before."""
-        position = self.position
-        if window is None or position.temperature is not None or position.follows_length:
+        what = f"a cache that drops keys does not fit layer {self.layer_idx} with {type(self.position).__name__}"
+        if window is None:
             raise ValueError(
-                f"a cache that drops keys does not fit a layer with {type(position).__name__}"
-                f"{' and a length temperature' if position.temperature is not None else ''}: give a cache that keeps "
-                "them, DynamicCache() without a config, or use_cache=False"
+                f"{what}: make the cache from this model's config, whose layer_types say which layers slide"
+            )
+        if self.position.temperature is not None or self.position.follows_length:
+            why = (
+                "a length temperature"
+                if self.position.temperature is not None
+                else "a rotation that follows the length"
+            )
+            raise ValueError(
+                f"{what} and {why}: give DynamicCache() without a config, which keeps them, or use_cache=False"
             )
 
 
-def attend(
+def attend(  # noqa: PLR0913 - transformers' attention function
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -154,9 +162,9 @@ def attend(
     call = attention_mask
     if not isinstance(call, LayerCall):
         raise ValueError(
-            f"attn_implementation 'wavepos' belongs to wavepos's own classes, and {type(module).__name__} was called with "
-            f"{type(call).__name__} for their context: wavepos.models.convert makes one of another model; context "
-            "parallelism, which takes it away, is not served, for a shard of the sequence does not know its displacements"
+            f"attn_implementation 'wavepos' belongs to wavepos's own classes, and {type(module).__name__} was called "
+            f"with {type(call).__name__} for their context: wavepos.models.convert makes one of another model; context "
+            "parallelism takes it away and is not served, for a shard of the sequence does not know its displacements"
         )
     for name, what in _UNSERVED.items():
         if kwargs.get(name) is not None:
@@ -166,9 +174,9 @@ def attend(
     config: Any = module.config
     if query.shape[1] != config.num_attention_heads and call.position.per_head:
         raise ValueError(
-            f"tensor parallelism is served for methods that are the same for every head (nope, rotary, shaw, wavelet "
-            f"without query_bias) and learn no temperature, got {type(call.position).__name__} with {query.shape[1]} of "
-            f"{config.num_attention_heads} heads here"
+            "tensor parallelism is served for methods that are the same for every head (nope, rotary, shaw, wavelet "
+            "without query_bias) and learn no temperature, "
+            f"got {type(call.position).__name__} with {query.shape[1]} of {config.num_attention_heads} heads here"
         )
     inputs = call.inputs(query, key, value, scaling, sliding_window)
     return inputs.attended(IMPLEMENTATIONS[config._attn_implementation], dropout, call.context.output_attentions)

@@ -1,6 +1,6 @@
 """The models of served families: the family's own classes with a position in each layer's attention.
 
-A family's classes are derived, its attention code is not touched: `layer.py` says how `wavepos.attention` comes into it.
+A family's classes are derived and its attention code is not touched: `layer.py` says how ours comes into it.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ from wavepos.models.projections import RelativeProjection, relative_projection
 from wavepos.models.remote_code import write_remote_code
 
 IGNORED_LABEL = -100
-_LOSS_CHUNK = 1024
+LOSS_CHUNK = 1024
 _ATTENTIONS = ("self_attn", "attention")
 _IMPLEMENTATIONS = {None: "wavepos", "sdpa": "wavepos", "eager": "wavepos_eager"}
 _PACKING = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
@@ -65,11 +65,12 @@ class DecoderPreTrainedModel(PositionedPreTrainedModel):
             )
         super().__init__(config)
         for inner in self.children():
+            if isinstance(inner, self.theirs):
+                inner.in_a_head = True
             if type(inner) is self.theirs:  # a family's head makes the family's own model without one
                 inner.__class__ = self.inner_class
-                _install(inner)
-        if type(self) is self.inner_class:
-            _install(self)
+                PreTrainedModel.__init__(object.__new__(self.inner_class), config)  # notes what the class can record
+                inner.take_positions()
         self.post_init()
 
     @torch.no_grad()
@@ -97,6 +98,25 @@ class DecoderPreTrainedModel(PositionedPreTrainedModel):
 
 class DecoderModel(DecoderPreTrainedModel):
     """A family's layers, with a position in each."""
+
+    in_a_head: bool = False
+    """Whether a head reads the outputs, by their names whatever the config's return_dict."""
+
+    def __init__(self, config: PositionedDecoderConfig) -> None:
+        super().__init__(config)
+        self.take_positions()
+        self.post_init()
+
+    def take_positions(self) -> None:
+        """Put the config's positions into the family's layers, and the family's rotation out unless it is to stay."""
+        for index, (layer, position) in enumerate(zip(self.layers, layer_positions(self.config), strict=True)):
+            attention = attention_of(layer)
+            attention.position = position
+            attention.r_proj = relative_projection(self.config, index, self.config.relative_bias)
+            layer.register_forward_pre_hook(hand_context, with_kwargs=True)
+            attention.register_forward_pre_hook(begin_call, with_kwargs=True)
+        if not self.config.native_rotation:
+            self.rotary_emb = Unrotated(self.rotary_emb)
 
     def forward(
         self,
@@ -143,6 +163,8 @@ class DecoderModel(DecoderPreTrainedModel):
             check_padding(self.config, position, context)
         if (maps := kwargs.get("output_attentions")) is None:
             maps = self.config.output_attentions
+        if self.in_a_head:
+            kwargs.setdefault("return_dict", True)
         return super().forward(
             input_ids=input_ids,
             position_ids=position_ids,
@@ -160,7 +182,7 @@ class DecoderLM(DecoderPreTrainedModel, PositionedGenerationMixin):
     def token_losses(self, input_ids: Tensor, shift_labels: Tensor) -> Tensor:
         """−log p of each target, in nats, float32 [B,T]; zero where the target is −100."""
         logits = self(input_ids, use_cache=False, return_dict=True).logits.flatten(0, 1)
-        pieces = zip(torch.split(logits, _LOSS_CHUNK), torch.split(shift_labels.flatten(), _LOSS_CHUNK), strict=True)
+        pieces = zip(torch.split(logits, LOSS_CHUNK), torch.split(shift_labels.flatten(), LOSS_CHUNK), strict=True)
         losses = [
             cross_entropy(x.float(), target, ignore_index=IGNORED_LABEL, reduction="none") for x, target in pieces
         ]
@@ -173,16 +195,3 @@ def attention_of(layer: nn.Module) -> Any:
         if name in _ATTENTIONS:
             return child
     raise TypeError(f"{type(layer).__name__} has no attention under one of the names {', '.join(_ATTENTIONS)}")
-
-
-def _install(model: Any) -> None:
-    """Put the positions of the config into a family's layers, and their rotation out unless it is to stay."""
-    config = model.config
-    for index, (layer, position) in enumerate(zip(model.layers, layer_positions(config), strict=True)):
-        attention = attention_of(layer)
-        attention.position = position
-        attention.r_proj = relative_projection(config, index, bias=False)
-        layer.register_forward_pre_hook(hand_context, with_kwargs=True)
-        attention.register_forward_pre_hook(begin_call, with_kwargs=True)
-    if not config.native_rotation:
-        model.rotary_emb = Unrotated(model.rotary_emb)

@@ -48,6 +48,7 @@ class WaveposLlamaConfig(PositionedConfig):
     """
 
     model_type = "wavepos_llama"
+    native_rotation: ClassVar[bool] = False
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]  # Trainer adds it to a list
     base_model_tp_plan = LlamaConfig.base_model_tp_plan
     unserved: ClassVar[dict[str, str]] = _UNSERVED
@@ -105,6 +106,21 @@ class WaveposLlamaConfig(PositionedConfig):
                     f"{name} follows from position in WaveposLlamaConfig, where it is {getattr(self, name)}: windows "
                     f"stand in position={{'method': …, 'window': …}}, of all layers or of each; got {name}={value!r}"
                 )
+        self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}  # of the rotation that ours replaces
+
+    @classmethod
+    def of(cls, theirs: Any, position: LayersLike, native_rotation: bool) -> "WaveposLlamaConfig":
+        """The config of our family with a Llama's sizes."""
+        if native_rotation:
+            raise ValueError(
+                "native_rotation has no effect in WaveposLlamaConfig: position='rotary' is a Llama's own rotation"
+            )
+        sizes = {name: getattr(theirs, name) for name in cls.field_names() if name not in ("position", "use_cache")}
+        return cls(**sizes, position=position)
+
+    @property
+    def relative_bias(self) -> bool:
+        return self.attention_bias
 
     @property
     def layer_types(self) -> list[str] | None:
@@ -120,7 +136,9 @@ class WaveposLlamaConfig(PositionedConfig):
     def to_dict(self) -> dict[str, Any]:
         """transformers' own, with `layer_types` and `sliding_window` where layers slide."""
         derived = {name: getattr(self, name) for name in _OF_WINDOWS}
-        return {**super().to_dict(), **{name: value for name, value in derived.items() if value is not None}}
+        data = super().to_dict()
+        data.pop("rope_parameters", None)
+        return {**data, **{name: value for name, value in derived.items() if value is not None}}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
