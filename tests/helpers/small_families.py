@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from small_llama import randomised
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
+
+from wavepos.models import convert
 
 SIZES = {
     "vocab_size": 97,
@@ -22,8 +25,8 @@ _GROUPS = {"num_key_value_heads": 2}
 _EXPERTS = {"num_experts_per_tok": 2, "output_router_logits": False}
 _HEAD_DIM = {"head_dim": 16}
 _OWN: dict[str, dict[str, Any]] = {
-    "cohere": {"use_qk_norm": True},
-    "cohere2": {"sliding_window": 8},
+    "cohere": {"use_qk_norm": True, "logit_scale": 1.0},
+    "cohere2": {"sliding_window": 8, "logit_scale": 1.0},
     "ernie4_5": _HEAD_DIM,
     "gemma": _HEAD_DIM,
     "gemma2": {**_HEAD_DIM, "attn_logit_softcapping": None, "sliding_window": 8, "query_pre_attn_scalar": 24},
@@ -60,6 +63,22 @@ def small_config(family: str, **fields: Any) -> PreTrainedConfig:
 def small_model(family: str, **fields: Any) -> PreTrainedModel:
     """A family's own model, small."""
     return randomised(AutoModelForCausalLM.from_config(small_config(family, **fields)))
+
+
+def positioned(family: str, position: Any, **fields: Any) -> Any:
+    """Our model of a family, small, with what the position learns away from its start."""
+    return randomised(convert(small_model(family, **fields), position))
+
+
+@torch.no_grad()
+def read(model: Any, x_BT: torch.Tensor, past_key_values: Cache, pieces: list[int]) -> torch.Tensor:
+    """Logits of all tokens, read piece by piece into a cache."""
+    logits, start = [], 0
+    for piece in pieces:
+        tokens_of_piece = x_BT[:, start : start + piece]
+        logits.append(model(tokens_of_piece, past_key_values=past_key_values, use_cache=True).logits)
+        start += piece
+    return torch.cat(logits, 1)
 
 
 def tokens(rows: int = 2, length: int = 24, seed: int = 1) -> torch.Tensor:

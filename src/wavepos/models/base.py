@@ -238,7 +238,10 @@ class PositionedGenerationMixin(GenerationMixin):  # type: ignore[misc] # transf
 
     def _valid_auto_compile_criteria(self, *args: Any, **kwargs: Any) -> bool:
         """No step is compiled where all caches slide: they count where they are in Python, anew at each step."""
-        kinds = getattr(self.config, "layer_types", None) or ("full_attention",)
+        kinds = getattr(self.config, "layer_types", None)
+        if kinds is None:  # where a family has a window and no types, every layer slides
+            slides = getattr(self.config, "sliding_window", None) is not None
+            kinds = ("sliding_attention",) if slides else ("full_attention",)
         whole = any(kind == "full_attention" for kind in kinds)
         return whole and bool(super()._valid_auto_compile_criteria(*args, **kwargs))
 

@@ -7,7 +7,6 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, s
 
 from wavepos.models import (
     BaevskiAuliForCausalLM,
-    WaveposLlamaConfig,
     WaveposLlamaForCausalLM,
     baevski_auli_config,
     from_llama,

@@ -90,6 +90,8 @@ def family_models(family: str) -> dict[str, type[PreTrainedModel]]:
     names = {auto: table[family] for auto, table in _TABLES.items() if family in table}
     shared: dict[str, Any] = {
         "config_class": config,
+        # some heads of theirs have another, so that they cannot start from a language model's weights
+        "base_model_prefix": getattr(transformers, names["AutoModelForCausalLM"]).base_model_prefix,
         "theirs": getattr(transformers, names["AutoModel"]),
         "auto_names": {"AutoConfig": config.__name__, **{auto: f"Wavepos{name}" for auto, name in names.items()}},
     }
@@ -138,7 +140,6 @@ def _derived(mixin: type, theirs: Any, shared: dict[str, Any]) -> Any:
         "__module__": _MODULE,
         "__qualname__": name,
         "__doc__": f"`{theirs.__name__}` with a position in each layer's attention.",
-        "base_model_prefix": theirs.base_model_prefix,
         "_skip_keys_device_placement": theirs._skip_keys_device_placement,
     }
     return type(name, (mixin, theirs), body)

@@ -96,9 +96,7 @@ class WaveposLlamaForQuestionAnswering(
     WaveposLlamaPreTrainedModel,
     LlamaForQuestionAnswering,  # type: ignore[misc] # as above
 ):
-    """Llama with the first and the last token of an answer."""
-
-    base_model_prefix = "transformer"  # transformers' own name for it here
+    """Llama with the first and the last token of an answer; its layers are under "model", as the language model's."""
 
 
 MODELS: dict[str, type[PreTrainedModel]] = {
