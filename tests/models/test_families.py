@@ -186,6 +186,15 @@ def test_a_seed_gives_the_familys_own_initial_weights(family: str) -> None:
             assert torch.equal(own[key], value), key
 
 
+@pytest.mark.parametrize("position", ["forget_gate", "learned_relative"])
+def test_each_layer_starts_from_draws_of_its_own(position: str) -> None:
+    fresh = AutoModelForCausalLM.from_config(convert(small_model("qwen3"), position).config)
+    for model in (fresh, convert(small_model("qwen3"), position)):
+        first, second = (layer.self_attn.r_proj.weight for layer in model.model.layers)
+        assert not torch.equal(first, second)
+        assert 0.01 < first.std() < 0.03
+
+
 def test_training_that_is_resumed_goes_on_as_it_was(tmp_path: Path) -> None:
     rows = [{"input_ids": row, "labels": row} for row in tokens(24, 16)]
 

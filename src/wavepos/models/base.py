@@ -49,7 +49,7 @@ _READ_BY_GENERATE = {"tokenizer", "assistant_tokenizer"}
 
 def head_dim(config: Any) -> int:
     """D, where a family's config leaves it to be derived too."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def layer_positions(config: Any) -> list[Position]:

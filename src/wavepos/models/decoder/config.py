@@ -1,7 +1,7 @@
 """The configs of served families: the family's own fields, the field `position`, and whether its own rotation stays."""
 
 import dataclasses
-from collections.abc import Callable
+from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
 from transformers.configuration_utils import PreTrainedConfig
@@ -45,8 +45,6 @@ class PositionedDecoderConfig(PositionedConfig):
     """
 
     family: ClassVar[type[PreTrainedConfig]]
-    make_models: ClassVar[Callable[[], Any]]
-    """Makes the family's model classes known to transformers; their code is read where there is a first config."""
     native_rotation: bool
 
     def __init__(self, *, position: LayersLike = "wavelet", native_rotation: bool = False, **kwargs: Any) -> None:
@@ -71,6 +69,11 @@ class PositionedDecoderConfig(PositionedConfig):
         self.position = with_family_scales(position)
         self.native_rotation = native_rotation
         self.make_models()
+
+    @staticmethod
+    @abstractmethod
+    def make_models() -> Any:
+        """Make the family's model classes known to transformers: their code is read where there is a first config."""
 
     @classmethod
     def field_names(cls) -> list[str]:

@@ -99,8 +99,9 @@ def from_llama(
     Raises:
         ValueError: no Llama, a rotation that is not served, or weights that do not fit.
     """
+    given: Any = source
     own = isinstance(source, PreTrainedModel)
-    theirs = source.config if own else AutoConfig.from_pretrained(source, trust_remote_code=False)
+    theirs = given.config if own else AutoConfig.from_pretrained(given, trust_remote_code=False)
     if theirs.model_type != "llama":
         raise ValueError(
             f"source must be a model of type 'llama', got {theirs.model_type!r}; wavepos.models.convert takes others"

@@ -100,7 +100,7 @@ def family_models(family: str) -> dict[str, type[PreTrainedModel]]:
         mixin = {"AutoModel": DecoderModel, "AutoModelForCausalLM": DecoderLM}.get(auto, DecoderPreTrainedModel)
         models[auto] = _derived(mixin, getattr(transformers, name), shared)
         shared.setdefault("inner_class", models["AutoModel"])
-    models["AutoModel"].inner_class = models["AutoModel"]  # type: ignore[attr-defined] # it has the mixin's
+    models["AutoModel"].inner_class = models["AutoModel"]
     register(config, models)
     _register_conversions(family, config, models)
     return models

@@ -196,8 +196,9 @@ def begin_call(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     hidden_BTC: Tensor = args[0] if args else kwargs["hidden_states"]
     position: Any = attention.position
     projection: Any = attention.r_proj
+    config: Any = attention.config
     held = [name for name in _CACHES if kwargs.get(name) is not None]
-    projected = Projected.of(projection, position, hidden_BTC, attention.config.num_attention_heads)
+    projected = Projected.of(projection, position, hidden_BTC, config.num_attention_heads)
     call = LayerCall(position, context, projected, kwargs[held[0]] if held else None)
     return args, {**kwargs, "attention_mask": call, **dict.fromkeys(held, call)}
 

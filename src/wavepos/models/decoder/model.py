@@ -3,6 +3,8 @@
 A family's classes are derived and its attention code is not touched: `layer.py` says how ours comes into it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,6 +57,7 @@ class DecoderPreTrainedModel(PositionedPreTrainedModel):
     inner_class: ClassVar[type[PreTrainedModel]]
     """The one that is derived from it."""
     auto_names: ClassVar[dict[str, str]]
+    _drawn: tuple[Tensor, Tensor] | None = None
     """Names of the family's derived classes, by those of transformers' Auto classes."""
 
     def __init__(self, config: PositionedDecoderConfig) -> None:
@@ -64,25 +67,39 @@ class DecoderPreTrainedModel(PositionedPreTrainedModel):
                 "takes over another model's config and weights"
             )
         super().__init__(config)
+
+    def post_init(self) -> None:
+        """transformers' own, which a family's `__init__` ends with, once positions are in its layers."""
         for inner in self.children():
-            if isinstance(inner, self.theirs):
-                inner.in_a_head = True
             if type(inner) is self.theirs:  # a family's head makes the family's own model without one
                 inner.__class__ = self.inner_class
-                PreTrainedModel.__init__(object.__new__(self.inner_class), config)  # notes what the class can record
-                inner.take_positions()
-        self.post_init()
+                PreTrainedModel.__init__(object.__new__(self.inner_class), self.config)  # notes what it can record
+                inner.post_init()
+            if type(inner) is self.inner_class:
+                inner.in_a_head = True
+        super().post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if not isinstance(module, (*LEARNING, RelativeProjection)):
             super()._init_weights(module)
             return
-        with torch.random.fork_rng(devices=[]):  # a seed gives all methods the same weights elsewhere
+        with self._apart():
             if isinstance(module, LEARNING):
                 reset_missing(module)
             else:
                 super()._init_weights(module)
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Draw where no one else's draws move, and on from the last time: a seed gives all methods the same weights
+        elsewhere, and each layer's position weights of its own."""
+        outside = torch.get_rng_state()
+        with torch.random.fork_rng(devices=[]):
+            if self._drawn is not None and torch.equal(self._drawn[0], outside):
+                torch.set_rng_state(self._drawn[1])
+            yield
+            self._drawn = outside, torch.get_rng_state()
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> str:
         if attn_implementation in _IMPLEMENTATIONS.values():
@@ -99,13 +116,13 @@ class DecoderPreTrainedModel(PositionedPreTrainedModel):
 class DecoderModel(DecoderPreTrainedModel):
     """A family's layers, with a position in each."""
 
+    rotary_emb: nn.Module
     in_a_head: bool = False
     """Whether a head reads the outputs, by their names whatever the config's return_dict."""
 
-    def __init__(self, config: PositionedDecoderConfig) -> None:
-        super().__init__(config)
+    def post_init(self) -> None:
         self.take_positions()
-        self.post_init()
+        super().post_init()
 
     def take_positions(self) -> None:
         """Put the config's positions into the family's layers, and the family's rotation out unless it is to stay."""
