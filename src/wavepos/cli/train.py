@@ -33,7 +33,8 @@ class Train(Command):
     size: AnySize = "tiny"
     """tiny (minutes on a CPU), small (minutes on a GPU), baevski-auli's paper (247M parameters), llama's 1b and 7b."""
     start_from: str | None = None
-    """Directory or hub name of a trained Llama to go on from, with its tokenizer; size then names the recipe alone."""
+    """Directory or hub name of a trained Llama, Qwen3, Mistral, … (any family that `convert` serves) or of a model of
+    ours to go on from, with its tokenizer and --model llama; size then names the recipe alone."""
     corpus: Annotated[str, arg(help=CORPUS_HELP)] = "stdlib"
     out: Path | None = None
     """Run directory; by default runs/[llama-]SIZE-POSITION-CORPUS-SEED."""

@@ -3,13 +3,13 @@
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from wavepos.models import (
     BaevskiAuliForCausalLM,
     WaveposLlamaForCausalLM,
     baevski_auli_config,
-    from_llama,
+    convert,
     llama_config,
 )
 from wavepos.models.decoder.convert import converted_config
@@ -29,7 +29,7 @@ def build_model(
         tokenizer: a Llama's config names its special tokens, so that `generate` stops where a document ends.
 
     Raises:
-        ValueError: start_from has fewer words than the tokenizer, or holds no Llama.
+        ValueError: start_from has fewer words than the tokenizer, or holds no decoder of a served family.
     """
     set_seed(config.seed)
     if config.model == "baevski-auli":
@@ -58,9 +58,10 @@ def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTraine
         )
     if torch.empty(0).is_meta:  # the dry run's
         if ours:
-            ours_config = AutoConfig.from_pretrained(start_from, position=config.position, trust_remote_code=False)
-            return WaveposLlamaForCausalLM(ours_config)
-        return WaveposLlamaForCausalLM(converted_config(theirs, config.position))
+            theirs = AutoConfig.from_pretrained(start_from, position=config.position, trust_remote_code=False)
+        else:
+            theirs = converted_config(theirs, config.position)
+        return AutoModelForCausalLM.from_config(theirs)
     if ours:
         return load_model(start_from, position=config.position, dtype=torch.float32)
-    return from_llama(start_from, config.position, dtype=torch.float32)
+    return convert(start_from, config.position, dtype=torch.float32)

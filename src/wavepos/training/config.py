@@ -93,7 +93,7 @@ class TrainConfig(Recipe):
     size: str
     """A named size of the model; with start_from it names the recipe alone."""
     start_from: str | None = None
-    """Directory or hub name of a RoPE Llama, or of a saved model of our Llama family, whose sizes and weights the run
+    """Directory or hub name of a decoder of a served family, or of a saved one of ours, whose sizes and weights the run
     begins with; None: random weights."""
     position: Any
     """JSON of the positional method: an object, a list of one per layer, or a pattern of local and global layers."""

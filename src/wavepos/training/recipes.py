@@ -67,7 +67,7 @@ def recipe_position(
     """The position of a run as JSON, completed by what the size or the model to begin with says of the same method.
 
     Raises:
-        ValueError: no such position, or no Llama to begin with.
+        ValueError: no such position, or no decoder of a served family to begin with.
     """
     from wavepos.positions import RotaryConfig, layers_fields
     from wavepos.positions.layers import with_each_field
@@ -91,7 +91,7 @@ def _position_from(start_from: str, position: "LayersLike") -> Any:
         theirs = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
     except OSError as error:
         raise ValueError(
-            f"start_from must be a directory or hub name of a Llama, got {start_from!r}: {str(error).splitlines()[0]}"
+            f"start_from must be a directory or hub name of a model, got {start_from!r}: {str(error).splitlines()[0]}"
         ) from error
     if theirs.model_type.startswith("wavepos_"):
         theirs = AutoConfig.from_pretrained(start_from, position=position, trust_remote_code=False)

@@ -40,7 +40,7 @@ from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_ch
 from wavepos.training.config import VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
 from wavepos.training.processes import in_first
 
-NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "positions.", ".position.")
+NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "embed_in.", "positions.", ".position.")
 """Parts of the names of embeddings and positions in our models."""
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
 """What `save_pretrained` writes, among the files of a checkpoint."""

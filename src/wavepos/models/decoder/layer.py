@@ -160,11 +160,15 @@ def attend(  # noqa: PLR0913 - transformers' attention function
         ValueError: a layer that is not one of our models', or has what is not served.
     """
     call = attention_mask
+    if call is None and "position" in module._modules:
+        raise ValueError(
+            "context parallelism is not served: a shard of the sequence does not know its displacements. "
+            "Shard the batch or the weights (DDP, FSDP, tensor parallelism)"
+        )
     if not isinstance(call, LayerCall):
         raise ValueError(
             f"attn_implementation 'wavepos' belongs to wavepos's own classes, and {type(module).__name__} was called "
-            f"with {type(call).__name__} for their context: wavepos.models.convert makes one of another model; context "
-            "parallelism takes it away and is not served, for a shard of the sequence does not know its displacements"
+            f"with {type(call).__name__} for their context: wavepos.models.convert makes one of another model"
         )
     for name, what in _UNSERVED.items():
         if kwargs.get(name) is not None:

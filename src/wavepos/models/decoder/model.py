@@ -64,7 +64,7 @@ class DecoderPreTrainedModel(PositionedPreTrainedModel):
         if not isinstance(config, self.config_class):
             raise TypeError(
                 f"config must be a {self.config_class.__name__}, got {type(config).__name__}: wavepos.models.convert "
-                "takes over another model's config and weights"
+                "(from_llama for a Llama) takes over another model's config and weights"
             )
         super().__init__(config)
 
@@ -176,8 +176,9 @@ class DecoderModel(DecoderPreTrainedModel):
             raise ValueError(PACKED_WITH_CACHE)
         if use_cache is None or self.reads_twice:
             use_cache = self.config.use_cache and not self.training and not packed
-        for position in dict.fromkeys(attention_of(layer).position for layer in self.layers):
-            check_padding(self.config, position, context)
+        if context.key_padding_mask is not None:
+            for position in dict.fromkeys(attention_of(layer).position for layer in self.layers):
+                check_padding(self.config, position, context)
         if (maps := kwargs.get("output_attentions")) is None:
             maps = self.config.output_attentions
         if self.in_a_head:
@@ -195,6 +196,44 @@ class DecoderModel(DecoderPreTrainedModel):
 
 class DecoderLM(DecoderPreTrainedModel, PositionedGenerationMixin):
     """A family's language model, with a position in each layer."""
+
+    def forward(  # noqa: PLR0913 - the families' arguments
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> Any:
+        """Logits, and the loss if labels are given, as the family gives them.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: as `DecoderModel`.
+            labels: [B,T], the input itself: shifted here; −100 is not scored.
+            logits_to_keep: logits of that many last tokens, or of those indices; 0: of all.
+            kwargs: `DecoderModel`'s other arguments; shift_labels [B,T], the target of each token, in place of labels
+                (no argument of its own: Trainer would look for it in every batch); num_items_in_batch.
+
+        Returns:
+            loss: mean nats a target, or their sum over num_items_in_batch; logits [B,T,V].
+        """
+        if labels is None:
+            labels = kwargs.get("shift_labels")
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
 
     def token_losses(self, input_ids: Tensor, shift_labels: Tensor) -> Tensor:
         """−log p of each target, in nats, float32 [B,T]; zero where the target is −100."""

@@ -55,7 +55,7 @@ def rotation(theirs: Any, parameters: dict[str, Any]) -> RotaryConfig:
     elif part != 1.0 and theirs.model_type not in _PARTIAL:
         raise ValueError(
             f"source says that it rotates a part of each head (partial_rotary_factor={part}), and transformers' "
-            f"{theirs.model_type} rotates all of it: which is meant cannot be known"
+            f"{type(theirs).__name__.removesuffix('Config')} rotates all of it: which is meant cannot be known"
         )
     elif part != 1.0:
         fields["partial_rotary_factor"] = float(part)
