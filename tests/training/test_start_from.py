@@ -117,6 +117,32 @@ def test_another_family_is_planned_converted_trained_evaluated_and_generated_fro
     run(monkeypatch, "generate", str(out), "--max-new-tokens", "4")
 
 
+def test_frozen_weights_stay_and_what_the_position_learns_is_trained_and_saved(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", "llama", "--corpus", f"text:{llama / 'text.txt'}", "--seq-len", "32", "--batch-tokens", "128"]
+    common += ["--steps", "4", "--save-every", "2", "--precision", "fp32", "--start-from", str(llama), "--freeze"]
+    gated = '{"method": "wavelet", "gate": "forget", "query_bias": "recency"}'
+    run(monkeypatch, "train", *common, "--method", gated, "--out", str(tmp_path / "run"))
+    before = LlamaForCausalLM.from_pretrained(llama).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").state_dict()
+    start = from_llama(llama, json.loads(gated)).state_dict()
+    learned = after.keys() - before.keys()
+    assert {key.rpartition("self_attn.")[2] for key in learned} >= {"r_proj.weight", "position.query_bias_HD"}
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(not torch.equal(after[key], start[key]) for key in learned if "query_bias" in key)
+    run(monkeypatch, "train", *common, "--method", gated, "--dry-run")
+    assert "gradients" in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "300")
+    for given, message in ((["--method", "rotary"], "freeze=True leaves nothing to train, for position"),):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, "train", *common, *given, "--out", str(tmp_path / "other"))
+        assert message in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "train", "--model", "llama", "--method", gated, "--freeze")
+    assert "freeze=True needs start_from" in capsys.readouterr().out
+
+
 def test_rotary_keeps_the_llamas_own_rotation(llama: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = recipe("tiny", model="llama", corpus="stdlib", position="rotary", start_from=str(llama))
     expected = {"method": "rotary", "theta": 5e5, "scaling": {"rope_type": "linear", "factor": 2.0}}

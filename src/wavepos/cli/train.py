@@ -35,6 +35,8 @@ class Train(Command):
     start_from: str | None = None
     """Directory or hub name of a trained Llama, Qwen3, Mistral, … (any family that `convert` serves) or of a model of
     ours to go on from, with its tokenizer and --model llama; size then names the recipe alone."""
+    freeze: bool = False
+    """Train only what the position learns; the weights of --start-from stay as they are."""
     corpus: Annotated[str, arg(help=CORPUS_HELP)] = "stdlib"
     out: Path | None = None
     """Run directory; by default runs/[llama-]SIZE-POSITION-CORPUS-SEED."""
@@ -58,6 +60,7 @@ class Train(Command):
             model=self.model,
             size=self.size,
             start_from=self.start_from,
+            freeze=self.freeze,
             position=position,
             corpus=self.corpus,
         )

@@ -17,6 +17,9 @@ from wavepos.models.loading import load_model
 from wavepos.names import BaevskiAuliSize, LlamaSize
 from wavepos.training.config import TrainConfig
 
+OF_POSITIONS = (".position.", ".r_proj.")
+"""Parts of the names of what positions learn and read by, in decoders of transformers."""
+
 
 def build_model(
     config: TrainConfig, vocab_size: int, tokenizer: PreTrainedTokenizerFast | None = None
@@ -37,7 +40,8 @@ def build_model(
             baevski_auli_config(cast(BaevskiAuliSize, config.size), vocab_size, config.position)
         )
     if config.start_from is not None:
-        return _started(config.start_from, config, vocab_size)
+        started = _started(config.start_from, config, vocab_size)
+        return _frozen(started) if config.freeze else started
     model_config = llama_config(cast(LlamaSize, config.size), vocab_size, config.position)
     model_config.max_position_embeddings = config.seq_len
     if tokenizer is not None:
@@ -65,3 +69,17 @@ def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTraine
     if ours:
         return load_model(start_from, position=config.position, dtype=torch.float32)
     return convert(start_from, config.position, dtype=torch.float32)
+
+
+def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with gradients for its positions and their projections alone; ValueError where they learn nothing."""
+    learns = 0
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(part in name for part in OF_POSITIONS))
+        learns += parameter.requires_grad
+    if not learns:
+        raise ValueError(
+            f"freeze=True leaves nothing to train, for position {model.config.position!r} learns nothing: give one "
+            'that does, such as {"method": "wavelet", "query_bias": "recency"}, or train all weights'
+        )
+    return model

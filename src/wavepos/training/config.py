@@ -95,6 +95,9 @@ class TrainConfig(Recipe):
     start_from: str | None = None
     """Directory or hub name of a decoder of a served family, or of a saved one of ours, whose sizes and weights the run
     begins with; None: random weights."""
+    freeze: bool = False
+    """Train only what the position learns and what it reads of the hidden state (gates, relative states): the weights
+    that the run begins with stay as they are."""
     position: Any
     """JSON of the positional method: an object, a list of one per layer, or a pattern of local and global layers."""
     corpus: str
@@ -112,6 +115,8 @@ class TrainConfig(Recipe):
         for name, asked in (("sharding='fsdp'", self.sharding == "fsdp"), ("start_from", self.start_from is not None)):
             if asked and self.model != "llama":
                 raise ValueError(f"{name} is served for model llama, got model={self.model!r}")
+        if self.freeze and self.start_from is None:
+            raise ValueError("freeze=True needs start_from: random weights that stay as they are predict nothing")
         Recipe.__post_init__(self)  # super() does not know the class that slots=True makes anew
 
     def micro_batch(self, num_devices: int) -> tuple[int, int]:

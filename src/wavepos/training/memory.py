@@ -48,14 +48,16 @@ def memory_plan(config: TrainConfig, vocab_size: int, num_devices: int = 1) -> d
     dtype = torch.bfloat16 if uses_bf16(config.precision) else torch.float32
     parameters = _count(model)
     layers = model.base_model.layers
-    held = 4 * parameters / (num_devices if config.sharding == "fsdp" else 1)
+    shares = num_devices if config.sharding == "fsdp" else 1
+    held = 4 * parameters / shares
+    trained = 4 * sum(x.numel() for x in model.parameters() if x.requires_grad) / shares
     first_band = vocab_size if config.model == "llama" or not model.config.cutoffs else model.config.cutoffs[0]
-    plan = {"weights": held, "gradients": held, "optimizer": STATES[config.optimizer] * held}
+    plan = {"weights": held, "gradients": trained, "optimizer": STATES[config.optimizer] * trained}
     if config.sharding == "fsdp":
         outside = parameters - sum(_count(layer) for layer in layers)
         plan["gathered"] = 2 * dtype.itemsize * (outside + GATHERED_LAYERS * max(_count(layer) for layer in layers))
     elif num_devices > 1:
-        plan["buckets"] = held
+        plan["buckets"] = trained
     if config.sharding == "none" and dtype == torch.bfloat16:
         plan["bf16 copies"] = 2 * parameters
     hidden = torch.empty(blocks, config.seq_len, model.config.hidden_size, device="meta", dtype=dtype)

@@ -139,6 +139,8 @@ def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optim
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         decays = parameter.dim() >= 2 and not any(part in name for part in NOT_DECAYED)
         (decayed if decays else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
