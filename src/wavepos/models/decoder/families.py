@@ -20,7 +20,7 @@ from wavepos.models.llama.model import MODELS as LLAMA_MODELS
 
 _MODULE = "wavepos.models"
 
-FAMILIES = (
+_PROVEN = (
     "apertus",
     "arcee",
     "cohere",
@@ -55,6 +55,9 @@ FAMILIES = (
     "starcoder2",
 )
 """Their model_types, each proven by tests/models/test_families.py."""
+
+FAMILIES = tuple(family for family in _PROVEN if family in CONFIG_MAPPING)
+"""Those that the installed transformers has."""
 
 _TABLES = {
     "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
