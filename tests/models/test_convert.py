@@ -1,5 +1,6 @@
 """Other families' models taken over: from directories, with heads, by name; and what is refused, with its reason."""
 
+import copy
 import json
 import logging
 import os
@@ -104,6 +105,22 @@ def test_a_directory_loads_with_trust_remote_code_where_nobody_imports_wavepos(f
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.split()[-1:] == [type(model).__name__], done.stderr
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_layers_that_sharding_keeps_whole_are_in_the_model(family: str) -> None:
+    model = positioned(family, "nope")
+    assert model._no_split_modules == model.base_model._no_split_modules
+    assert model._no_split_modules & {type(layer).__name__ for layer in model.base_model.layers}
+    assert family != "llama" or model._no_split_modules == {"WaveposLlamaDecoderLayer"}
+
+
+def test_a_model_is_copied_and_pickled(tmp_path: Path) -> None:
+    model, x = positioned("qwen3", RECENCY), tokens()
+    torch.save(model, tmp_path / "model.pt")
+    with torch.no_grad():
+        for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+            assert torch.equal(other(x).logits, model(x).logits)
 
 
 def test_a_saved_position_is_changed_on_loading(tmp_path: Path) -> None:

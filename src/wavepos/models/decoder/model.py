@@ -73,6 +73,7 @@ class DecoderPreTrainedModel(PositionedPreTrainedModel):
         for inner in self.children():
             if type(inner) is self.theirs:  # a family's head makes the family's own model without one
                 inner.__class__ = self.inner_class
+                inner._no_split_modules = self.inner_class._no_split_modules  # set by the first post_init
                 PreTrainedModel.__init__(object.__new__(self.inner_class), self.config)  # notes what it can record
                 inner.post_init()
             if type(inner) is self.inner_class:

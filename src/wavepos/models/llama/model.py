@@ -30,6 +30,7 @@ class WaveposLlamaPreTrainedModel(DecoderPreTrainedModel):
 
     config_class = WaveposLlamaConfig
     theirs: ClassVar[type[PreTrainedModel]] = LlamaModel
+    _no_split_modules: ClassVar[list[str]] = ["WaveposLlamaDecoderLayer"]
     auto_names: ClassVar[dict[str, str]] = {
         "AutoConfig": "WaveposLlamaConfig",
         "AutoModel": "WaveposLlamaModel",
@@ -47,8 +48,6 @@ class WaveposLlamaDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc] # trans
 @final
 class WaveposLlamaModel(WaveposLlamaPreTrainedModel, DecoderModel, LlamaModel):  # type: ignore[misc] # as above
     """The layers of Llama, with a positional method in each."""
-
-    _no_split_modules: ClassVar[list[str]] = ["WaveposLlamaDecoderLayer"]
 
     def take_positions(self) -> None:
         super().take_positions()
