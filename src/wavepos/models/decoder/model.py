@@ -57,8 +57,9 @@ class DecoderPreTrainedModel(PositionedPreTrainedModel):
     inner_class: ClassVar[type[PreTrainedModel]]
     """The one that is derived from it."""
     auto_names: ClassVar[dict[str, str]]
-    _drawn: tuple[Tensor, Tensor] | None = None
     """Names of the family's derived classes, by those of transformers' Auto classes."""
+    _drawn: tuple[Tensor, Tensor] | None = None
+    """The state of the random numbers when a position last drew, outside and its own."""
 
     def __init__(self, config: PositionedDecoderConfig) -> None:
         if not isinstance(config, self.config_class):
