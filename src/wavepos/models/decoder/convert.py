@@ -141,7 +141,7 @@ def check_family(family: str) -> None:
             f"source of type {family!r} is not served: it {_UNSERVED[family]}. Train one of the families "
             f"{', '.join(FAMILIES)}, or call wavepos.attention in that code (README, 'In your own model')"
         )
-    near = get_close_matches(family, FAMILIES, n=1)
+    near = get_close_matches(family, FAMILIES, n=1, cutoff=0.75)
     raise ValueError(
         f"source must be a decoder of one of the families {', '.join(FAMILIES)}, got type {family!r}"
         f"{f', nearest is {near[0]!r}' if near else ''}"
