@@ -235,7 +235,7 @@ def test_generate_compiles_its_step_unless_all_caches_slide(name: str, monkeypat
 def test_a_sliding_cache_of_another_model_is_refused() -> None:
     model, x = four("wavelet"), tokens(1, 20)
     cache = DynamicCache(config=four(ALL_SLIDE).config)
-    with pytest.raises(ValueError, match="a cache that drops keys does not fit layer 0 with 'wavelet': make the cache"):
+    with pytest.raises(ValueError, match="a cache that drops keys does not fit layer 0 with Wavelet: make the cache"):
         read(model, x, cache, [20])
 
 

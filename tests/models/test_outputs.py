@@ -74,7 +74,7 @@ def test_eager_is_the_dense_reference(
         expected = model(x).logits
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
-    assert loaded.config._attn_implementation == "eager"
+    assert loaded.config._attn_implementation == ("wavepos_eager" if family == "llama" else "eager")
     backends: list[str] = []
 
     def recorded(*tensors: Tensor, backend: Any, **given: Any) -> Tensor:
@@ -139,7 +139,7 @@ def test_a_cache_is_not_filled_by_layers_that_are_read_twice(family: str) -> Non
     out.loss.backward()
     with torch.no_grad():
         prefix = model.eval()(x, use_cache=True).past_key_values
-    with pytest.raises(ValueError, match=r"past_key_values must be empty .* got a cache of 48 tokens"):
+    with pytest.raises(ValueError, match="past_key_values must not be given in training with gradient"):
         model.train()(x, labels=x, past_key_values=prefix)
 
 

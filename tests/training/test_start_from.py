@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_families import small_model
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from wavepos import cli
 from wavepos.models import from_llama
@@ -122,6 +129,53 @@ def test_a_llama_becomes_local_and_global_layers_is_evaluated_and_continued(
     assert '"every": 2' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "gpt_neox"])
+def test_another_family_is_planned_converted_trained_evaluated_and_generated_from(
+    family: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, out, text = tmp_path / "start", tmp_path / "run", f"text:{llama / 'text.txt'}"
+    small_model(family, vocab_size=300).save_pretrained(start)
+    AutoTokenizer.from_pretrained(llama).save_pretrained(start)
+    common = ["--model", "llama", "--corpus", text, "--seq-len", "32", "--batch-tokens", "128", "--precision", "fp32"]
+    common += ["--steps", "12", "--save-every", "10", "--start-from", str(start), "--method", '{"method": "rotary"}']
+    common += ["--learning-rate", "1e-3", "--out", str(out)]
+    run(monkeypatch, "train", *common, "--gradient-checkpointing", "--dry-run")
+    count = sum(x.numel() for x in AutoModelForCausalLM.from_pretrained(start).parameters())
+    assert f"Parameters: {count:,}" in capsys.readouterr().out
+    run(monkeypatch, "train", *common)
+    record = json.loads((out / "run.json").read_text())
+    assert record["losses"][-1][1] < record["losses"][0][1]
+    assert type(AutoModelForCausalLM.from_pretrained(out / "model")).__name__.startswith("Wavepos")
+    run(monkeypatch, "eval", str(out), "--lengths", "32", "64", "--max-tokens", "200")
+    run(monkeypatch, "generate", str(out), "--max-new-tokens", "4")
+
+
+def test_frozen_weights_stay_and_what_the_position_learns_is_trained_and_saved(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--model", "llama", "--corpus", f"text:{llama / 'text.txt'}", "--seq-len", "32", "--batch-tokens", "128"]
+    common += ["--steps", "4", "--save-every", "2", "--precision", "fp32", "--start-from", str(llama), "--freeze"]
+    gated = '{"method": "wavelet", "gate": "forget", "query_bias": "recency"}'
+    run(monkeypatch, "train", *common, "--method", gated, "--out", str(tmp_path / "run"))
+    before = LlamaForCausalLM.from_pretrained(llama).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").state_dict()
+    start = from_llama(llama, json.loads(gated)).state_dict()
+    learned = after.keys() - before.keys()
+    assert {key.rpartition("self_attn.")[2] for key in learned} >= {"r_proj.weight", "position.query_bias_HD"}
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(not torch.equal(after[key], start[key]) for key in learned if "query_bias" in key)
+    run(monkeypatch, "train", *common, "--method", gated, "--dry-run")
+    assert "gradients" in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "300")
+    for given, message in ((["--method", "rotary"], "freeze=True leaves nothing to train, for position"),):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, "train", *common, *given, "--out", str(tmp_path / "other"))
+        assert message in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "train", "--model", "llama", "--method", gated, "--freeze")
+    assert "freeze=True needs start_from" in capsys.readouterr().out
+
+
 def test_rotary_keeps_the_llamas_own_rotation(llama: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = recipe("tiny", model="llama", corpus="stdlib", position="rotary", start_from=str(llama))
     expected = {"method": "rotary", "theta": 5e5, "scaling": {"rope_type": "linear", "factor": 2.0}}
@@ -148,11 +202,11 @@ def test_a_dry_run_plans_without_weights(
     [
         (
             ["--model", "llama", "--start-from", "no/where"],
-            "must be a directory or hub name of a Llama, got 'no/where'",
+            "must be a directory or hub name of a model, got 'no/where'",
         ),
         (
             ["--model", "baevski-auli", "--start-from", "{llama}"],
-            "start_from must be a model of the Baevski–Auli family, got one of type 'llama'",
+            "start_from must be a model of type 'wavepos_baevski_auli' for model baevski-auli, got one of type 'llama'",
         ),
         (
             ["--model", "llama", "--start-from", "{llama}", "--tokenizer", "bpe:400"],

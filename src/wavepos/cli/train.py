@@ -33,8 +33,10 @@ class Train(Command):
     size: AnySize = "tiny"
     """tiny (minutes on a CPU), small (minutes on a GPU), baevski-auli's paper (247M parameters), llama's 1b and 7b."""
     start_from: str | None = None
-    """Directory or hub name of a trained model of the family, or of any Llama, to go on from, with its tokenizer; size
-    then names a Llama's recipe alone."""
+    """Directory or hub name of a trained model to go on from, with its tokenizer: of the family, or with --model llama
+    of any decoder that `convert` serves (Llama, Qwen3, Mistral, …), whose size then names the recipe alone."""
+    freeze: bool = False
+    """Train only what the position learns; the weights of --start-from, a decoder's, stay as they are."""
     corpus: Annotated[str, arg(help=CORPUS_HELP)] = "stdlib"
     out: Path | None = None
     """Run directory; by default runs/[llama-]SIZE-POSITION-CORPUS-SEED."""
@@ -58,6 +60,7 @@ class Train(Command):
             model=self.model,
             size=self.size,
             start_from=self.start_from,
+            freeze=self.freeze,
             position=position,
             corpus=self.corpus,
         )

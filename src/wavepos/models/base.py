@@ -7,7 +7,7 @@ C width of hidden states.
 import dataclasses
 import functools
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -16,18 +16,24 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     GenerationMixin,
     PreTrainedModel,
 )
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from wavepos.models.positioned_config import PositionedConfig
+from wavepos.models.context import padded_to_cache
 from wavepos.ops.attention import attention, attention_map
+from wavepos.ops.call import Backend
 from wavepos.positions import (
     Position,
     PositionConfig,
@@ -41,11 +47,16 @@ _Output = TypeVar("_Output")
 _READ_BY_GENERATE = {"tokenizer", "assistant_tokenizer"}
 
 
+def head_dim(config: Any) -> int:
+    """D, where a family's config leaves it to be derived too."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 def layer_positions(config: Any) -> list[Position]:
     """The position of each layer: one per layer where it learns something; layers of one config share what does not.
 
     Args:
-        config: a `PositionedConfig` with head_dim and num_attention_heads.
+        config: a `PositionedConfig` with num_attention_heads and head_dim or hidden_size.
     """
     positions: list[Position] = []
     shared: dict[PositionConfig, Position] = {}
@@ -53,7 +64,7 @@ def layer_positions(config: Any) -> list[Position]:
         for own in config.position_configs:
             position = shared.get(own)
             if position is None:
-                position = build_position(own, head_dim=config.head_dim, num_heads=config.num_attention_heads)
+                position = build_position(own, head_dim=head_dim(config), num_heads=config.num_attention_heads)
             if next(position.parameters(), None) is None:
                 shared[own] = position
             positions.append(position)
@@ -94,9 +105,10 @@ class AttentionInputs:
     document_ids: Tensor | None
     query_offset: int | Tensor
     window: int | None = None
+    softmax_scale: float | None = None
 
-    def attended(self, config: Any, training: bool, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
-        """Attention [B,T,H·D] by the config's implementation and dropout, and its weights [B,H,T,S] where asked for."""
+    def attended(self, backend: Backend, dropout: float, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
+        """Attention [B,T,H·D], and its weights [B,H,T,S] where asked for."""
         q_BHTD = self.q_BHTD
         given: dict[str, Any] = {
             "position": self.position,
@@ -105,6 +117,7 @@ class AttentionInputs:
             "query_offset": self.query_offset,
             "relative_states": self.relative_states,
             "gates": self.gates,
+            "softmax_scale": self.softmax_scale,
         }
         if self.window is not None:
             given["window"] = self.window
@@ -113,11 +126,16 @@ class AttentionInputs:
             q_BHTD,
             self.k_BGSD,
             self.v_BGSD,
-            dropout=config.attention_dropout if training else 0.0,
-            backend="reference" if config._attn_implementation == "eager" else "auto",
+            dropout=dropout,
+            backend=backend,
             **given,
         )
         return out_BHTD.transpose(1, 2).flatten(2), weights
+
+
+def attention_backend(config: Any) -> Backend:
+    """The backend of a model's attn_implementation: the dense reference for "eager"."""
+    return "reference" if config._attn_implementation == "eager" else "auto"
 
 
 class LayersOutput(NamedTuple):
@@ -168,20 +186,13 @@ class PositionedPreTrainedModel(PreTrainedModel, ABC):  # type: ignore[misc] # t
         """Whether layers are run again in the backward pass, which would fill a cache again."""
         return bool(self.training and self.gradient_checkpointing)
 
-    def usable_cache(self, past_key_values: Cache | None) -> Cache | None:
-        """The given cache, or None where layers are read twice.
-
-        Raises:
-            ValueError: they are read twice, and the cache holds a prefix, which would be left out.
-        """
-        if not self.reads_twice:
-            return past_key_values
-        if past_key_values is not None and (held := past_key_values.get_seq_length()):
+    def check_cache(self, past_key_values: Cache | None) -> None:
+        """Raise ValueError where layers are read twice and a cache is given: what it holds would be left out."""
+        if self.reads_twice and past_key_values is not None:
             raise ValueError(
-                "past_key_values must be empty in training with gradient checkpointing, which runs layers twice, "
-                f"got a cache of {int(held)} tokens"
+                "past_key_values must not be given in training with gradient checkpointing: layers are run twice and "
+                "can neither read nor fill a cache"
             )
-        return None
 
     def opened_cache(self, past_key_values: Cache | None, use_cache: bool | None, *, packed: bool = False) -> Any:
         """The cache of a call: the given one, or a new one where asked for or, unsaid, where the config has use_cache.
@@ -191,7 +202,7 @@ class PositionedPreTrainedModel(PreTrainedModel, ABC):  # type: ignore[misc] # t
             use_cache: make one if none is given; None: config.use_cache, but neither in training nor for packed rows.
             packed: whether rows hold several documents.
         """
-        past_key_values = self.usable_cache(past_key_values)
+        self.check_cache(past_key_values)
         if self.reads_twice:
             return None
         if past_key_values is not None:
@@ -229,30 +240,56 @@ class PositionedGenerationMixin(GenerationMixin):  # type: ignore[misc] # transf
         own = {name: value for name, value in kwargs.items() if name not in _READ_BY_GENERATE}
         return super().prepare_inputs_for_generation(*args, **own)
 
+    @staticmethod
+    def create_masks_for_generate(*, attention_mask: Tensor | None, past_key_values: Cache, **_: Any) -> Tensor | None:
+        """What `generate` hands a step with a static cache: the mask of its slots, not one over pairs of tokens."""
+        return padded_to_cache(attention_mask, past_key_values)
 
-def register(
-    config: type[PositionedConfig],
-    *,
-    causal_lm: type[PreTrainedModel],
-    base: type[PreTrainedModel] | None = None,
-    classifier: type[PreTrainedModel] | None = None,
-) -> None:
-    """Make a family known to transformers: to its Auto classes, and by name where it asks for names.
+    def _valid_auto_compile_criteria(self, *args: Any, **kwargs: Any) -> bool:
+        """No step is compiled where all caches slide: they count where they are in Python, anew at each step."""
+        kinds = getattr(self.config, "layer_types", None)
+        if kinds is None:  # where a family has a window and no types, every layer slides
+            slides = getattr(self.config, "sliding_window", None) is not None
+            kinds = ("sliding_attention",) if slides else ("full_attention",)
+        whole = any(kind == "full_attention" for kind in kinds)
+        return whole and bool(super()._valid_auto_compile_criteria(*args, **kwargs))
+
+    def generate_batch(self, *_: Any, **__: Any) -> Any:
+        """Refused, as `init_continuous_batching`."""
+        raise NotImplementedError(
+            "continuous batching is not served: its paged attention would leave the positional term out. Use generate"
+        )
+
+    init_continuous_batching = generate_batch
+    continuous_batching_context_manager = generate_batch
+
+
+HEADS: dict[str, tuple[Any, dict[str, str] | None]] = {
+    "AutoModel": (AutoModel, None),
+    "AutoModelForCausalLM": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    "AutoModelForSequenceClassification": (
+        AutoModelForSequenceClassification,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    ),
+    "AutoModelForTokenClassification": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
+    "AutoModelForQuestionAnswering": (AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
+}
+"""transformers' Auto classes that our models are known to, and their tables of class names."""
+
+
+def register(config: type[PreTrainedConfig], models: Mapping[str, type[PreTrainedModel]]) -> None:
+    """Make a family's models known to transformers: to its Auto classes, and by name where it asks for names.
 
     Trainer's label smoothing shifts labels, and pipelines accept a model, only for class names in transformers' tables
     of names, which `AutoModelForCausalLM.register` leaves as they are.
 
     Args:
         config: the family's config.
-        causal_lm: its language model.
-        base: its model without a head.
-        classifier: its model for sequence classification.
+        models: by the name of an Auto class.
     """
     AutoConfig.register(config.model_type, config, exist_ok=True)
-    AutoModelForCausalLM.register(config, causal_lm, exist_ok=True)
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type] = causal_lm.__name__
-    if base is not None:
-        AutoModel.register(config, base, exist_ok=True)
-    if classifier is not None:
-        AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[config.model_type] = classifier.__name__
+    for name, model in models.items():
+        auto, table = HEADS[name]
+        auto.register(config, model, exist_ok=True)
+        if table is not None:
+            table[config.model_type] = model.__name__

@@ -1,5 +1,6 @@
 """The config of both families: sizes of their own and the field `position`, of all layers or of each."""
 
+import dataclasses
 import inspect
 from abc import ABC
 from collections.abc import Mapping
@@ -8,8 +9,13 @@ from typing import Any, ClassVar
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from wavepos.positions import PositionConfig, layer_configs, parse_layers, parse_position
-from wavepos.positions.layers import merged
+from wavepos.positions import LayersLike, PositionConfig, layer_configs, parse_layers, parse_position, position_dict
+from wavepos.positions.layers import merged, with_each
+from wavepos.positions.wavelet import WaveletConfig
+from wavepos.wavelets import Sampled, mother_wavelet
+
+PAPER_SCALES = tuple(2.0**i for i in range(2, 10))
+"""a = 2² … 2⁹ (section 7.1)."""
 
 _OF_TRANSFORMERS = (
     set(vars(PreTrainedConfig()))  # not dataclasses.fields: transformers 5.0 has no dataclass here
@@ -50,7 +56,7 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
             if kwargs.pop(name, None) not in (None, False):
                 raise ValueError(f"{name} has no effect in {type(self).__name__}: {why}")
         for name in kwargs:
-            if name not in _OF_TRANSFORMERS and not name.startswith("_"):  # those are transformers' bookkeeping
+            if not self.knows(name):
                 raise self._unknown(name)
         layer_configs(parse_layers(position), self.num_hidden_layers)
         self.position = position
@@ -69,10 +75,20 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
         """The config of the position that all layers have; ValueError where they differ."""
         return parse_position(self.position)
 
+    @property
+    def relative_bias(self) -> bool:
+        """Whether the projections to relative states have a bias."""
+        return False
+
     @classmethod
     def field_names(cls) -> list[str]:
         """The fields of this family, `position` among them."""
         return [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "kwargs")]
+
+    @classmethod
+    def knows(cls, name: str) -> bool:
+        """Whether a field that is not among the family's own has a meaning here."""
+        return name in _OF_TRANSFORMERS or name.startswith("_")  # transformers' bookkeeping
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -93,3 +109,16 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
         own = cls.field_names()
         near = get_close_matches(name, own, n=1, cutoff=0.7) or get_close_matches(name, [*own, *_OF_TRANSFORMERS], n=1)
         return ValueError(f"{cls.__name__} has no field {name!r}{f', nearest is {near[0]!r}' if near else ''}")
+
+
+def with_family_scales(position: LayersLike) -> Any:
+    """The position's JSON, with the family's scales where a wavelet's are not given."""
+    return with_each(parse_layers(position), _with_scales)
+
+
+def _with_scales(config: PositionConfig) -> dict[str, Any]:
+    if not isinstance(config, WaveletConfig) or config.scales is not None:
+        return position_dict(config)
+    if isinstance(mother_wavelet(config.wavelet), Sampled):  # its scales are levels
+        return position_dict(config)
+    return position_dict(dataclasses.replace(config, scales=PAPER_SCALES))

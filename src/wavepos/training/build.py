@@ -4,21 +4,23 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from wavepos.models import (
     BaevskiAuliConfig,
     BaevskiAuliForCausalLM,
-    WaveposLlamaConfig,
     WaveposLlamaForCausalLM,
     baevski_auli_config,
-    from_llama,
+    convert,
     llama_config,
 )
-from wavepos.models.llama import converted_config
+from wavepos.models.decoder.convert import converted_config
 from wavepos.models.loading import load_model
 from wavepos.names import BaevskiAuliSize, LlamaSize
 from wavepos.training.config import RUN, TrainConfig
+
+OF_POSITIONS = (".position.", ".r_proj.")
+"""Parts of the names of what positions learn and read by, in decoders of transformers."""
 
 
 def build_model(
@@ -46,7 +48,8 @@ def build_model(
             return BaevskiAuliForCausalLM(ours)
         return _continued(start, ours)
     if config.start_from is not None:
-        return _started(config.start_from, config, vocab_size)
+        started = _started(config.start_from, config, vocab_size)
+        return _frozen(started) if config.freeze else started
     model_config = llama_config(cast(LlamaSize, config.size), vocab_size, config.position)
     model_config.max_position_embeddings = config.seq_len
     if tokenizer is not None:
@@ -73,7 +76,7 @@ def _continued(start: str | Path, ours: BaevskiAuliConfig) -> PreTrainedModel:
 def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTrainedModel:
     """The model that a run begins with, in float32; without weights where tensors have no storage."""
     theirs: Any = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
-    ours = theirs.model_type == WaveposLlamaConfig.model_type
+    ours = theirs.model_type.startswith("wavepos_")
     if theirs.vocab_size < vocab_size:
         raise ValueError(
             f"start_from must have a vocabulary of at least the tokenizer's {vocab_size:,} words, "
@@ -81,9 +84,24 @@ def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTraine
         )
     if torch.empty(0).is_meta:  # the dry run's
         if ours:
-            ours_config = AutoConfig.from_pretrained(start_from, position=config.position, trust_remote_code=False)
-            return WaveposLlamaForCausalLM(ours_config)
-        return WaveposLlamaForCausalLM(converted_config(theirs, config.position))
+            theirs = AutoConfig.from_pretrained(start_from, position=config.position, trust_remote_code=False)
+        else:
+            theirs = converted_config(theirs, config.position)
+        return AutoModelForCausalLM.from_config(theirs)
     if ours:
         return load_model(start_from, position=config.position, dtype=torch.float32)
-    return from_llama(start_from, config.position, dtype=torch.float32)
+    return convert(start_from, config.position, dtype=torch.float32)
+
+
+def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with gradients for its positions and their projections alone; ValueError where they learn nothing."""
+    learns = 0
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(part in name for part in OF_POSITIONS))
+        learns += parameter.requires_grad
+    if not learns:
+        raise ValueError(
+            f"freeze=True leaves nothing to train, for position {model.config.position!r} learns nothing: give one "
+            'that does, such as {"method": "wavelet", "query_bias": "recency"}, or train all weights'
+        )
+    return model

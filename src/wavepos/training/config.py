@@ -95,15 +95,19 @@ class TrainConfig(Recipe):
     size: str
     """A named size of the model; of a Llama with start_from it names the recipe alone."""
     start_from: str | None = None
-    """Directory or hub name of a saved model of the family, or of a RoPE Llama, that the run begins with (a Llama takes
-    its sizes); in a study "run:…" stands for the model of another of its runs; None: random weights."""
+    """Directory or hub name of a saved model of the family, or with model llama of any decoder that is served, that the
+    run begins with (a decoder's sizes are taken too); in a study "run:…" stands for the model of another of its runs;
+    None: random weights."""
+    freeze: bool = False
+    """Train only what the position learns and what it reads of the hidden state (gates, relative states): the weights
+    of the decoder that the run begins with stay as they are."""
     position: Any
     """JSON of the positional method: an object, a list of one per layer, or a pattern of local and global layers."""
     corpus: str
     """As `wavepos.data.prepare` takes it."""
 
     def __post_init__(self) -> None:
-        from wavepos.models.llama.config import with_family_scales  # here, for it imports transformers
+        from wavepos.models.positioned_config import with_family_scales  # here, for it imports transformers
         from wavepos.positions import layers_json, parse_layers
 
         check_size(self.model, self.size)
@@ -111,8 +115,11 @@ class TrainConfig(Recipe):
         if self.model == "llama":  # the family has scales of its own for wavelets that come without
             position = with_family_scales(position)
         object.__setattr__(self, "position", position)
-        if self.sharding == "fsdp" and self.model != "llama":
-            raise ValueError(f"sharding='fsdp' is served for model llama, got model={self.model!r}")
+        for name, asked in (("sharding='fsdp'", self.sharding == "fsdp"), ("freeze=True", self.freeze)):
+            if asked and self.model != "llama":
+                raise ValueError(f"{name} is served for model llama, got model={self.model!r}")
+        if self.freeze and self.start_from is None:
+            raise ValueError("freeze=True needs start_from: random weights that stay as they are predict nothing")
         Recipe.__post_init__(self)  # super() does not know the class that slots=True makes anew
 
     def micro_batch(self, num_devices: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from wavepos.console import console
 from wavepos.data.tokenizers import BPE, Saved, load_tokenizer, parse_tokenizer
-from wavepos.models.llama.context import read_context
+from wavepos.models.decoder.model import DecoderLM
 from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig, uses_bf16
 
@@ -47,15 +47,17 @@ def memory_plan(config: TrainConfig, vocab_size: int, num_devices: int = 1) -> d
     blocks, _ = config.micro_batch(num_devices)
     dtype = torch.bfloat16 if uses_bf16(config.precision) else torch.float32
     parameters = _count(model)
-    layers = model.layers if config.model == "baevski-auli" else model.model.layers
-    held = 4 * parameters / (num_devices if config.sharding == "fsdp" else 1)
+    layers = model.base_model.layers
+    shares = num_devices if config.sharding == "fsdp" else 1
+    held = 4 * parameters / shares
+    trained = 4 * sum(x.numel() for x in model.parameters() if x.requires_grad) / shares
     first_band = vocab_size if config.model == "llama" or not model.config.cutoffs else model.config.cutoffs[0]
-    plan = {"weights": held, "gradients": held, "optimizer": STATES[config.optimizer] * held}
+    plan = {"weights": held, "gradients": trained, "optimizer": STATES[config.optimizer] * trained}
     if config.sharding == "fsdp":
         outside = parameters - sum(_count(layer) for layer in layers)
         plan["gathered"] = 2 * dtype.itemsize * (outside + GATHERED_LAYERS * max(_count(layer) for layer in layers))
     elif num_devices > 1:
-        plan["buckets"] = held
+        plan["buckets"] = trained
     if config.sharding == "none" and dtype == torch.bfloat16:
         plan["bf16 copies"] = 2 * parameters
     hidden = torch.empty(blocks, config.seq_len, model.config.hidden_size, device="meta", dtype=dtype)
@@ -107,13 +109,30 @@ def _activations(model: Any, hidden: Tensor, checkpointing: bool) -> int:
 
 
 def _through_layers(model: Any, hidden: Tensor, indices: Iterable[int]) -> Tensor:
-    if model.config.model_type == "wavepos_llama":
-        context = read_context(hidden, None, None, None)
-        for index in indices:
-            hidden, _ = model.model.layers[index](hidden, context)
-        return hidden
+    if isinstance(model, DecoderLM):
+        return _through_decoder(model.base_model, hidden, indices)
     for index in indices:
         hidden, _ = model.layer(index, hidden)
+    return hidden
+
+
+def _through_decoder(model: Any, hidden: Tensor, indices: Iterable[int]) -> Tensor:
+    """Through layers of a family of transformers, each with what the whole model hands to it."""
+    handed: list[dict[str, Any]] = []
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _layer, _args, kwargs: handed.append(dict(kwargs)), prepend=True, with_kwargs=True
+        )
+        for layer in model.layers
+    ]
+    try:
+        with torch.no_grad():
+            model(inputs_embeds=hidden, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for index in indices:
+        hidden = model.layers[index](hidden, **handed[index])
     return hidden
 
 

@@ -85,23 +85,26 @@ def recipe_position(
 def _position_from(start_from: str, position: "LayersLike", model: ModelName) -> Any:
     from transformers import AutoConfig
 
-    from wavepos.models import BaevskiAuliConfig, WaveposLlamaConfig
-    from wavepos.models.llama import converted_config
+    from wavepos.models import BaevskiAuliConfig
+    from wavepos.models.decoder.convert import converted_config
 
-    family = "Llama" if model == "llama" else "model of the Baevski–Auli family"
-    ours = WaveposLlamaConfig if model == "llama" else BaevskiAuliConfig
     try:
         theirs = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
     except OSError as error:
         raise ValueError(
-            f"start_from must be a directory or hub name of a {family}, got {start_from!r}: "
-            f"{str(error).splitlines()[0]}"
+            f"start_from must be a directory or hub name of a model, got {start_from!r}: {str(error).splitlines()[0]}"
         ) from error
-    if theirs.model_type == ours.model_type:
-        return AutoConfig.from_pretrained(start_from, position=position, trust_remote_code=False).position
-    if model == "llama":
-        return converted_config(theirs, position).position
-    raise ValueError(f"start_from must be a {family}, got one of type {theirs.model_type!r} in {start_from!r}")
+    own = BaevskiAuliConfig.model_type
+    if (theirs.model_type == own) != (model == "baevski-auli"):
+        wanted = "decoder of transformers" if model == "llama" else f"model of type {own!r}"
+        raise ValueError(
+            f"start_from must be a {wanted} for model {model}, got one of type {theirs.model_type!r} in {start_from!r}"
+        )
+    if theirs.model_type.startswith("wavepos_"):
+        theirs = AutoConfig.from_pretrained(start_from, position=position, trust_remote_code=False)
+    else:
+        theirs = converted_config(theirs, position)
+    return theirs.position
 
 
 def _baevski_auli_recipe(size: str) -> Recipe:

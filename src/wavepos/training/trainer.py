@@ -40,7 +40,7 @@ from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_ch
 from wavepos.training.config import RUN, VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
 from wavepos.training.processes import in_first
 
-NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "positions.", ".position.")
+NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "embed_in.", "positions.", ".position.")
 """Parts of the names of embeddings and positions in our models."""
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
 """What `save_pretrained` writes, among the files of a checkpoint."""
@@ -145,6 +145,8 @@ def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optim
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         decays = parameter.dim() >= 2 and not any(part in name for part in NOT_DECAYED)
         (decayed if decays else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]

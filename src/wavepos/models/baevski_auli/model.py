@@ -19,6 +19,7 @@ from wavepos.models.base import (
     AttentionInputs,
     PositionedGenerationMixin,
     PositionedPreTrainedModel,
+    attention_backend,
     layer_positions,
     reset_missing,
 )
@@ -87,7 +88,8 @@ class DecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc] # transfor
             query_offset=query_offset,
             window=position.window,
         )
-        attended, weights = inputs.attended(self.config, self.training, output_attentions)
+        dropped = self.config.attention_dropout if self.training else 0.0
+        attended, weights = inputs.attended(attention_backend(self.config), dropped, output_attentions)
         x_BTC = x_BTC + dropout(self.out(attended), self.config.dropout, self.training)
         active = dropout(self.up(self.ffn_norm(x_BTC)).relu(), self.config.activation_dropout, self.training)
         return x_BTC + dropout(self.down(active), self.config.dropout, self.training), weights

@@ -1,10 +1,11 @@
-"""Llama with any position, and the conversion of a RoPE Llama's weights."""
+"""Llama with any position: the first of the families that `wavepos.models.decoder` serves."""
 
 from wavepos.models.llama.config import WaveposLlamaConfig, llama_config
-from wavepos.models.llama.convert import converted_config, from_llama
 from wavepos.models.llama.model import (
     WaveposLlamaForCausalLM,
+    WaveposLlamaForQuestionAnswering,
     WaveposLlamaForSequenceClassification,
+    WaveposLlamaForTokenClassification,
     WaveposLlamaModel,
     WaveposLlamaPreTrainedModel,
 )
@@ -14,10 +15,10 @@ __all__ = [
     "LlamaSize",
     "WaveposLlamaConfig",
     "WaveposLlamaForCausalLM",
+    "WaveposLlamaForQuestionAnswering",
     "WaveposLlamaForSequenceClassification",
+    "WaveposLlamaForTokenClassification",
     "WaveposLlamaModel",
     "WaveposLlamaPreTrainedModel",
-    "converted_config",
-    "from_llama",
     "llama_config",
 ]

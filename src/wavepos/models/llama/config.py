@@ -1,20 +1,13 @@
 """The config of the Llama family and its named sizes."""
 
-import dataclasses
 from typing import Any, ClassVar, final, get_args
 
 from transformers import LlamaConfig
 
-from wavepos.models.positioned_config import PositionedConfig
+from wavepos.models.positioned_config import PositionedConfig, with_family_scales
 from wavepos.names import LlamaSize
-from wavepos.positions import LayersLike, PositionConfig, parse_layers, position_dict
-from wavepos.positions.layers import with_each
+from wavepos.positions import LayersLike, PositionConfig
 from wavepos.positions.rotary import RotaryConfig
-from wavepos.positions.wavelet import WaveletConfig
-from wavepos.wavelets import Sampled, mother_wavelet
-
-PAPER_SCALES = tuple(2.0**i for i in range(2, 10))
-"""a = 2² … 2⁹ (section 7.1)."""
 
 _OF_WINDOWS = ("layer_types", "sliding_window")
 _OF_A_LLAMA = "; wavepos.models.from_llama takes over a Llama's config and weights"
@@ -55,6 +48,7 @@ class WaveposLlamaConfig(PositionedConfig):
     """
 
     model_type = "wavepos_llama"
+    native_rotation: ClassVar[bool] = False
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]  # Trainer adds it to a list
     base_model_tp_plan = LlamaConfig.base_model_tp_plan
     unserved: ClassVar[dict[str, str]] = _UNSERVED
@@ -112,6 +106,21 @@ class WaveposLlamaConfig(PositionedConfig):
                     f"{name} follows from position in WaveposLlamaConfig, where it is {getattr(self, name)}: windows "
                     f"stand in position={{'method': …, 'window': …}}, of all layers or of each; got {name}={value!r}"
                 )
+        self.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0}  # of the rotation that ours replaces
+
+    @classmethod
+    def of(cls, theirs: Any, position: LayersLike, native_rotation: bool) -> "WaveposLlamaConfig":
+        """The config of our family with a Llama's sizes."""
+        if native_rotation:
+            raise ValueError(
+                "native_rotation has no effect in WaveposLlamaConfig: position='rotary' is a Llama's own rotation"
+            )
+        sizes = {name: getattr(theirs, name) for name in cls.field_names() if name not in ("position", "use_cache")}
+        return cls(**sizes, position=position)
+
+    @property
+    def relative_bias(self) -> bool:
+        return self.attention_bias
 
     @property
     def layer_types(self) -> list[str] | None:
@@ -127,7 +136,9 @@ class WaveposLlamaConfig(PositionedConfig):
     def to_dict(self) -> dict[str, Any]:
         """transformers' own, with `layer_types` and `sliding_window` where layers slide."""
         derived = {name: getattr(self, name) for name in _OF_WINDOWS}
-        return {**super().to_dict(), **{name: value for name, value in derived.items() if value is not None}}
+        data = super().to_dict()
+        data.pop("rope_parameters", None)
+        return {**data, **{name: value for name, value in derived.items() if value is not None}}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -163,19 +174,6 @@ def _check_heads(num_heads: int, num_kv_heads: int, hidden_size: int | None) -> 
         raise ValueError(f"hidden_size must be a multiple of num_attention_heads, got {hidden_size} and {num_heads}")
     if num_heads % num_kv_heads:
         raise ValueError(f"num_key_value_heads must divide num_attention_heads, got {num_kv_heads} and {num_heads}")
-
-
-def with_family_scales(position: LayersLike) -> Any:
-    """The position's JSON, with the family's scales where a wavelet's are not given."""
-    return with_each(parse_layers(position), _with_scales)
-
-
-def _with_scales(config: PositionConfig) -> dict[str, Any]:
-    if not isinstance(config, WaveletConfig) or config.scales is not None:
-        return position_dict(config)
-    if isinstance(mother_wavelet(config.wavelet), Sampled):  # its scales are levels
-        return position_dict(config)
-    return position_dict(dataclasses.replace(config, scales=PAPER_SCALES))
 
 
 def _may_slide(own: PositionConfig) -> bool:

@@ -4,13 +4,15 @@ Tokens stand at their slots, counted from the first of the row or of the cache, 
 sees displacements only, and within a row slots and `position_ids` differ by a constant.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache
+
+from wavepos.positions import Position
 
 PACKED_WITH_CACHE = (
     "packed rows (position_ids that begin again) cannot be read into a cache, for later tokens would see every "
@@ -26,11 +28,13 @@ class Context:
         query_offset: slot of the first query; a tensor in a compiled step with a static cache.
         key_padding_mask: bool [B,S], True where a key takes part; None: all do.
         document_ids: int64 [B,S] of packed rows; None: every row is one document.
+        output_attentions: whether the caller asked for the weights [B,H,T,S] of each layer.
     """
 
     query_offset: int | Tensor
     key_padding_mask: Tensor | None
     document_ids: Tensor | None
+    output_attentions: bool = False
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "Context":
         """On another device, as accelerate asks of what it hands to a layer there."""
@@ -38,7 +42,8 @@ class Context:
         def moved(x: Any) -> Any:
             return x.to(device, non_blocking=non_blocking) if isinstance(x, Tensor) else x
 
-        return Context(
+        return replace(
+            self,
             query_offset=moved(self.query_offset),
             key_padding_mask=moved(self.key_padding_mask),
             document_ids=moved(self.document_ids),
@@ -73,6 +78,19 @@ def read_context(
     return Context(query_offset=offset, key_padding_mask=_needed(mask, offset), document_ids=documents)
 
 
+def check_padding(config: Any, position: Position, context: Context) -> None:
+    """Raise ValueError for left padding that would change a rotation that follows the length."""
+    mask = context.key_padding_mask
+    if mask is None or not position.follows_length:
+        return
+    slots, fewest = mask.shape[1], int(mask.sum(1).min())
+    if not position.rotates_alike(slots, fewest):
+        raise ValueError(
+            f"left padding is not served where it changes the rotation of {config.position}, which follows the length: "
+            f"a row of {fewest} tokens is padded to {slots}; give rows of one length, or one at a time"
+        )
+
+
 def padded_to_cache(attention_mask: Tensor | None, past_key_values: Cache) -> Tensor | None:
     """A mask [B,S] as long as a static cache, so that a compiled step meets one shape; empty slots take no part."""
     if attention_mask is None:
@@ -84,6 +102,20 @@ def padded_to_cache(attention_mask: Tensor | None, past_key_values: Cache) -> Te
 def num_slots(past_key_values: Cache) -> int:
     """Slots of a static cache; of others, the keys that it holds and one more."""
     return int(past_key_values.get_mask_sizes(1, _whole_layer(past_key_values))[0])
+
+
+def first_kept(query_offset: int | Tensor, num_queries: int, num_keys: int) -> int | Tensor:
+    """The slot of the first key that a cache gave: a sliding one has dropped those before; the last is the newest."""
+    end = query_offset + num_queries
+    return max(0, end - num_keys) if isinstance(end, int) else (end - num_keys).clamp_min(0)
+
+
+def of_kept(mask_BS: Tensor | None, first: int | Tensor, num_keys: int) -> Tensor | None:
+    """The part of a mask over all slots that belongs to `num_keys` keys from slot `first` on."""
+    if mask_BS is None or isinstance(first, int):
+        return None if mask_BS is None else mask_BS[:, first : first + num_keys]
+    slots = torch.arange(num_keys, device=mask_BS.device) + first
+    return mask_BS.index_select(1, slots.clamp_max(mask_BS.shape[1] - 1))  # what lies beyond is in no query's past
 
 
 def _whole_layer(past_key_values: Cache) -> int:

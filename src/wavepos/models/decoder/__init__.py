@@ -1,0 +1,1 @@
+"""Decoders of transformers with any position: one mechanism for all families that are served."""

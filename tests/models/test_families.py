@@ -1,0 +1,222 @@
+"""The gate that each served family of transformers passes: its own numbers, nothing of its positions left, caches."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_families import positioned, read, small_config, small_model, tokens
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DynamicCache, StaticCache, Trainer, TrainingArguments
+from transformers.generation import CompileConfig
+
+from wavepos.models import FAMILIES, convert
+from wavepos.models.decoder.rotation import INTERLEAVED
+
+ROTATIONS = [family for family in FAMILIES if family not in INTERLEAVED]
+NATIVE = [family for family in FAMILIES if family != "llama"]
+RECENCY = {"method": "wavelet", "query_bias": "recency"}
+POSITIONS = ["wavelet", RECENCY, "alibi", "forget_gate", "learned_relative"]
+FULL = ("llama", "qwen3", "qwen3_moe", "mistral", "gemma2", "gpt_neox")
+"""Families that every one of `POSITIONS` is tried in; the others share them out."""
+CELLS = [
+    (family, position)
+    for index, family in enumerate(FAMILIES)
+    for place, position in enumerate(POSITIONS)
+    if family in FULL or place in (index % 5, (index + 2) % 5)
+]
+CLOSE: dict[str, Any] = {"atol": 1e-5, "rtol": 0.0}
+
+
+def name(value: Any) -> str:
+    return value if isinstance(value, str) else "wavelet-recency"
+
+
+def losses_and_gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    out = model(x, labels=x, use_cache=False)
+    out.loss.backward()
+    return out.logits.detach(), {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
+
+
+def assert_same(theirs: nn.Module, ours: nn.Module) -> None:
+    (logits, gradients), (found, own) = losses_and_gradients(theirs, tokens()), losses_and_gradients(ours, tokens())
+    torch.testing.assert_close(found, logits, **CLOSE)
+    assert own.keys() == gradients.keys()
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(own[key], gradient, **CLOSE, msg=key)
+
+
+@pytest.mark.parametrize("family", NATIVE)
+def test_with_its_own_rotation_a_family_computes_what_it_did(family: str) -> None:
+    theirs = small_model(family)
+    assert_same(theirs, convert(theirs, "nope", native_rotation=True).eval())
+
+
+@pytest.mark.parametrize("family", ROTATIONS)
+def test_with_our_rotation_a_family_computes_what_it_did(family: str) -> None:
+    theirs = small_model(family)
+    ours = convert(theirs, "rotary").eval()
+    assert not ours.config.native_rotation
+    assert_same(theirs, ours)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_of_a_familys_own_positions_is_left(family: str) -> None:
+    theirs = small_model(family, num_hidden_layers=1)
+    ours = convert(theirs, "nope").eval()
+    x = tokens(length=8)  # no further than any window
+    permuted = x[:, [3, 5, 0, 6, 1, 4, 2, 7]]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(permuted).logits[:, -1], ours(x).logits[:, -1], **CLOSE)
+        assert (theirs(permuted).logits[:, -1] - theirs(x).logits[:, -1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("family", "position"), CELLS, ids=name)
+def test_a_cache_padding_and_packing_change_nothing(family: str, position: Any) -> None:
+    model, x = positioned(family, position), tokens()
+    with torch.no_grad():
+        whole = model(x, use_cache=False).logits
+        for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=24)):
+            torch.testing.assert_close(read(model, x, cache, [10, 5, 1, 1, 7]), whole, **CLOSE)
+        padded, mask = torch.cat([torch.zeros_like(x[:, :6]), x], 1), torch.ones(2, 30, dtype=torch.int64)
+        mask[:, :6] = 0
+        torch.testing.assert_close(model(padded, mask).logits[:, 6:], whole, **CLOSE)
+        packed, positions = x.reshape(1, -1), torch.arange(24).repeat(2)[None]
+        for ones in (None, torch.ones_like(packed)):
+            found = model(packed, ones, position_ids=positions).logits
+            torch.testing.assert_close(found.view_as(whole), whole, **CLOSE)
+
+
+@pytest.mark.parametrize(("family", "position"), CELLS, ids=name)
+def test_a_saved_model_is_the_same_again(family: str, position: Any, tmp_path: Path) -> None:
+    model, x = positioned(family, position), tokens()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(loaded) is type(model)
+    assert loaded.config.position == model.config.position
+    with torch.no_grad():
+        assert torch.equal(loaded(x).logits, model(x).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "position"),
+    [("qwen3", RECENCY), ("mistral", "wavelet"), ("gpt_neox", "rotary"), ("gemma2", "forget_gate")],
+    ids=name,
+)
+def test_generation_with_a_static_cache_compiled_whole_gives_the_same_tokens(
+    family: str, position: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.compiler.reset()
+    model, x = positioned(family, position), tokens(length=10)
+    x[0, :3] = 0
+    mask = (x != 0).long()
+    model.generation_config.eos_token_id = None
+    compiled = CompileConfig(backend="eager", fullgraph=True, mode="default")
+    compiled._compile_all_devices = True
+    calls: list[Any] = []
+    get = model.get_compiled_call
+    monkeypatch.setattr(model, "get_compiled_call", lambda config: calls.append(config) or get(config))
+    asked: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
+    with torch.no_grad():
+        expected = model.generate(x, use_cache=False, **asked)
+        found = model.generate(x, cache_implementation="static", compile_config=compiled, **asked)
+        assert torch.equal(found, expected)
+        assert bool(calls) == (
+            family != "mistral"
+        )  # all its layers slide: their caches count in Python, anew each step
+        assert torch.equal(model.generate(x, **asked), expected)
+        beams = model.generate(x, num_beams=2, **asked)
+        assert torch.equal(beams, model.generate(x, num_beams=2, use_cache=False, **asked))
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
+@pytest.mark.parametrize("family", ["qwen3", "gpt_neox", "mixtral"])
+def test_layers_read_again_for_their_gradients_give_the_same(family: str) -> None:
+    found = []
+    for again in (False, True):
+        model = positioned(family, "forget_gate").train()
+        if again:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            with pytest.raises(ValueError, match="past_key_values must not be given in training with gradient checkp"):
+                model(tokens(), past_key_values=DynamicCache(config=model.config))
+        found.append(losses_and_gradients(model, tokens())[1])
+    for key, gradient in found[0].items():
+        torch.testing.assert_close(found[1][key], gradient, **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gemma2", "gpt_neox"])
+def test_weights_and_states_are_returned_where_asked_for(family: str) -> None:
+    model, x = positioned(family, RECENCY), tokens()
+    with torch.no_grad():
+        plain = model(x)
+        asked = model(x, output_attentions=True, output_hidden_states=True)
+    assert plain.attentions is None and plain.hidden_states is None
+    assert [tuple(one.shape) for one in asked.attentions] == [(2, 4, 24, 24)] * 2
+    assert len(asked.hidden_states) == 3
+    for weights in asked.attentions:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 24))
+        assert not weights.triu(1).any()
+    if family == "gemma2":  # its first layer has a window of 8
+        assert not asked.attentions[0].tril(-8).any()
+        assert asked.attentions[1].tril(-8).any()
+
+
+def test_the_narrower_of_the_positions_window_and_the_familys_holds() -> None:
+    for window, seen in ((4, 4), (12, 8)):
+        model = positioned("mistral", {"method": "wavelet", "window": window})
+        with torch.no_grad():
+            weights = model(tokens(), output_attentions=True).attentions[0]
+        assert not weights.tril(-seen).any()
+        assert weights.tril(1 - seen).any()
+
+
+@pytest.mark.parametrize("family", ["qwen3", "mixtral"])
+def test_a_seed_gives_the_familys_own_initial_weights(family: str) -> None:
+    config = small_config(family)
+    torch.manual_seed(3)
+    theirs = AutoModelForCausalLM.from_config(config).state_dict()
+    for position in ("nope", RECENCY, "forget_gate"):
+        ours = convert(AutoModelForCausalLM.from_config(config), position).config
+        torch.manual_seed(3)
+        own = AutoModelForCausalLM.from_config(ours).state_dict()
+        assert theirs.keys() <= own.keys()
+        for key, value in theirs.items():
+            assert torch.equal(own[key], value), key
+
+
+@pytest.mark.parametrize("position", ["forget_gate", "learned_relative"])
+def test_each_layer_starts_from_draws_of_its_own(position: str) -> None:
+    fresh = AutoModelForCausalLM.from_config(convert(small_model("qwen3"), position).config)
+    for model in (fresh, convert(small_model("qwen3"), position)):
+        first, second = (layer.self_attn.r_proj.weight for layer in model.model.layers)
+        assert not torch.equal(first, second)
+        assert 0.01 < first.std() < 0.03
+
+
+def test_training_that_is_resumed_goes_on_as_it_was(tmp_path: Path) -> None:
+    rows = [{"input_ids": row, "labels": row} for row in tokens(24, 16)]
+
+    def trained(steps: int, resume: bool = False) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = positioned("qwen3", {"method": "wavelet", "query_bias": "recency", "gate": "forget"})
+        arguments = TrainingArguments(
+            str(tmp_path / f"{steps}" if not resume else tmp_path / "2"),
+            max_steps=4 if resume else steps,
+            save_steps=2,
+            per_device_train_batch_size=4,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        trainer = Trainer(model, arguments, train_dataset=rows)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "2" / "checkpoint-2") if resume else None)
+        return {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+    start, whole = trained(2), trained(4)
+    again = trained(2, resume=True)
+    learned = "model.layers.0.self_attn.position.query_bias_HD"
+    assert not torch.equal(start[learned], again[learned])
+    for key, value in whole.items():
+        assert torch.equal(again[key], value), key
