@@ -29,6 +29,7 @@ STUDIES: Mapping[str, str] = {
     "controls": "wavepos.experiments.controls:controls",
     "table3": "wavepos.experiments.ablation_studies:table3",
     "table4": "wavepos.experiments.ablation_studies:table4",
+    "retrieval": "wavepos.experiments.retrieval:retrieval",
 }
 """Name of a study to "module:function"."""
 OF_RUNS = "finished runs of table1"

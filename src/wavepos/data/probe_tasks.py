@@ -1,0 +1,259 @@
+"""The probes: recall of pairs, needles in a haystack of needles, a copied passage, a flip-flop, variables."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import ClassVar, final
+
+import numpy as np
+
+from wavepos.data.probes import IGNORED, Draft, Example, Ids, Probe
+
+PREFIX = "task:"
+"""Of the name of a probe where a corpus may stand."""
+
+
+@final
+class Recall(Probe):
+    """Multi-query associative recall (Zoology): pairs `k v`, then filler in which keys come again, their values asked.
+
+    In what is learnt from, 2 to 8 pairs are asked for 16 times in any order, and the distance is that to the last time
+    that the pair stood there. In what is measured with, each of 8 pairs is asked for once.
+    """
+
+    name = "mqar"
+    title = "Associative recall (MQAR)"
+    asks = "which value followed this key?"
+    own_words: ClassVar[dict[str, int]] = {"key": 16, "value": 16}
+    answers = "value"
+    listed = 8
+    questions = 8
+    asked_to_learn: ClassVar[int] = 16
+
+    def learnt(self, rng: np.random.Generator, length: int) -> Example:
+        pairs, cells = int(rng.integers(2, self.questions + 1)), (length + 1) // 2
+        first = int(rng.integers(pairs, cells - self.asked_to_learn + 1))  # of the cells with questions
+        draft = Draft(rng, length + 1)
+        last = 2 * rng.permutation(first)[:pairs]
+        keys, values = (self.draw(rng, kind, pairs, distinct=True) for kind in ("key", "value"))
+        for key, value, place in zip(keys, values, last, strict=True):
+            draft.put(place, key, value)
+        for cell in np.sort(rng.permutation(cells - first)[: self.asked_to_learn]):
+            pair, question = rng.integers(pairs), 2 * (first + cell)
+            draft.put(question, keys[pair], values[pair])
+            draft.ask(question, question - last[pair])
+            last[pair] = question
+        return draft.example()
+
+    def measured(self, rng: np.random.Generator, distance: int, before: int) -> Example:
+        draft = Draft(rng, before + distance + 2 * self.questions)
+        keys, values = (self.draw(rng, kind, self.questions, distinct=True) for kind in ("key", "value"))
+        for index, (key, value) in enumerate(zip(keys, values, strict=True)):
+            place = before + 2 * index
+            draft.put(place, key, value)
+            draft.put(place + distance, key, value)
+            draft.ask(place + distance, distance)
+        return draft.example()
+
+
+@final
+class Needles(Probe):
+    """Multi-key needles (RULER): `needle k v` all over the context, asked for by `ask k`.
+
+    The longer the context, the more needles lie in it that nobody asks for: one in 15 tokens to measure with, fewer to
+    learn from. There 2 to 4 are asked for 12 times, as in `Recall`.
+    """
+
+    name = "needles"
+    title = "Needles among needles"
+    asks = "which value has the needle of this key?"
+    own_words: ClassVar[dict[str, int]] = {"key": 16, "value": 16, "needle": 1, "ask": 1}
+    answers = "value"
+    questions = 4
+    asked_to_learn: ClassVar[int] = 12
+    cell: ClassVar[int] = 3
+    """Tokens that a needle or a question takes."""
+    density: ClassVar[float] = 0.2
+    """Share of the free cells that hold a needle."""
+
+    def learnt(self, rng: np.random.Generator, length: int) -> Example:
+        count, cells = int(rng.integers(2, self.questions + 1)), (length + 1) // self.cell
+        first = int(rng.integers(count, cells - self.asked_to_learn + 1))  # of the cells with questions
+        wanted = self.cell * rng.permutation(first)[:count]
+        asked = self.cell * (first + np.sort(rng.permutation(cells - first)[: self.asked_to_learn]))
+        which = rng.integers(count, size=len(asked))
+        return self._example(rng, length + 1, wanted, asked, which, rng.uniform(0.0, self.density))
+
+    def measured(self, rng: np.random.Generator, distance: int, before: int) -> Example:
+        which = np.arange(self.questions)
+        wanted, length = before + self.cell * which, before + distance + self.cell * self.questions
+        return self._example(rng, length, wanted, wanted + distance, which, self.density)
+
+    def _example(
+        self, rng: np.random.Generator, length: int, wanted: Ids, asked: Ids, which: Ids, density: float
+    ) -> Example:
+        """Needles at wanted; question i, at asked[i], is for needle which[i]."""
+        draft = Draft(rng, length)
+        cells = np.arange(wanted.min() % self.cell, length - self.cell + 1, self.cell)
+        taken = np.abs(cells[:, None] - np.concatenate([wanted, asked])) < self.cell
+        free = cells[~taken.any(1)]
+        others = free[rng.random(len(free)) < density]
+        keys = self.draw(rng, "key", len(self.ids("key")), distinct=True)
+        keys = np.concatenate([keys[: len(wanted)], rng.choice(keys[len(wanted) :], len(others))])
+        values = self.draw(rng, "value", len(keys), distinct=False)
+        needle, ask = self.ids("needle").start, self.ids("ask").start
+        for key, value, place in zip(keys, values, np.concatenate([wanted, others]), strict=True):
+            draft.put(place, needle, key, value)
+        last = wanted.copy()
+        for question, index in zip(asked, which, strict=True):
+            draft.put(question, ask, keys[index], values[index])
+            draft.ask(question + 1, question - last[index])
+            last[index] = question
+        return draft.example()
+
+
+@final
+class Copy(Probe):
+    """A passage of different symbols behind `start`, filler, and the same again: what comes next is asked."""
+
+    name = "copy"
+    title = "Copy of a passage"
+    asks = "how does the passage go on?"
+    own_words: ClassVar[dict[str, int]] = {"symbol": 16, "start": 1}
+    answers = "symbol"
+    listed = 8
+    questions = 8
+
+    def learnt(self, rng: np.random.Generator, length: int) -> Example:
+        size = 1 + self.questions
+        distance = int(rng.integers(size, length + 2 - size))
+        before = int(rng.integers(0, length + 2 - size - distance))
+        return self._example(rng, distance, before, length + 1)
+
+    def measured(self, rng: np.random.Generator, distance: int, before: int) -> Example:
+        return self._example(rng, distance, before, before + distance + 1 + self.questions)
+
+    def _example(self, rng: np.random.Generator, distance: int, before: int, length: int) -> Example:
+        draft = Draft(rng, length)
+        passage = (self.ids("start").start, *self.draw(rng, "symbol", self.questions, distinct=True))
+        draft.put(before, *passage)
+        draft.put(before + distance, *passage)
+        for place in range(before + distance, before + distance + self.questions):
+            draft.ask(place, distance)
+        return draft.example()
+
+
+@final
+class FlipFlop(Probe):
+    """Flip-flop language: `write b`, `ignore b` and `read b`, where a read repeats the bit that was last written.
+
+    Reads are asked for. To learn from, the share of `ignore`s is drawn for each example, from 1/2 to 63/64. Between the
+    write and the read to measure with stand `ignore`s with random bits alone.
+    """
+
+    name = "flipflop"
+    title = "Flip-flop"
+    asks = "which bit was last written?"
+    own_words: ClassVar[dict[str, int]] = {"bit": 2, "write": 1, "ignore": 1, "read": 1}
+    answers = "bit"
+    questions = 1
+    shortest = 4
+    step = 2
+    WRITE, IGNORE, READ = 0, 1, 2
+
+    def learnt(self, rng: np.random.Generator, length: int) -> Example:
+        others = 2.0 ** -rng.uniform(1.0, 6.0)
+        kinds = rng.choice(3, size=(length + 1) // 2, p=[others / 2, 1.0 - others, others / 2])
+        kinds[0], kinds[-1] = self.WRITE, self.READ
+        return self._example(rng, kinds, length + 1)
+
+    def measured(self, rng: np.random.Generator, distance: int, before: int) -> Example:
+        earlier = rng.choice(3, size=before // 2, p=[0.1, 0.8, 0.1])
+        earlier[:1] = self.WRITE
+        ignored = np.full(distance // 2 - 1, self.IGNORE)
+        kinds = np.concatenate([earlier, [self.WRITE], ignored, [self.READ]])
+        example = self._example(rng, kinds, 2 * len(kinds))
+        example.shift_labels[:-1], example.distances[:-1] = IGNORED, 0  # earlier reads are context
+        return example
+
+    def _example(self, rng: np.random.Generator, kinds: Ids, length: int) -> Example:
+        draft = Draft(rng, length)
+        instructions = [self.ids(kind).start for kind in ("write", "ignore", "read")]
+        bits = self.draw(rng, "bit", len(kinds), distinct=False)
+        write = 0
+        for index, kind in enumerate(kinds):
+            if kind == self.WRITE:
+                write = index
+            draft.put(2 * index, instructions[kind], bits[write if kind == self.READ else index])
+            if kind == self.READ:
+                draft.ask(2 * index, 2 * (index - write))
+        return draft.example()
+
+
+@final
+class Tracking(Probe):
+    """Variable tracking (RULER): `let x v`, then `let y x`, then `ask y` for v. Chains lie across each other.
+
+    The distance is that to the value; the other name lies anywhere in between. To learn from, x is asked for as well.
+    """
+
+    name = "tracking"
+    title = "Variable tracking"
+    asks = "which value has the variable that this one was set to?"
+    own_words: ClassVar[dict[str, int]] = {"variable": 16, "value": 16, "let": 1, "ask": 1}
+    answers = "value"
+    listed = 4
+    questions = 4
+    shortest = 24
+    layers = 3
+    cell: ClassVar[int] = 3
+    """Tokens that a statement or a question takes."""
+
+    def learnt(self, rng: np.random.Generator, length: int) -> Example:
+        chains, cells = int(rng.integers(2, self.questions + 1)), (length + 1) // self.cell
+        roots, names, *asked = np.split(self.cell * np.sort(rng.permutation(cells)[: 4 * chains]), 4)
+        questions = rng.permutation(np.concatenate(asked))
+        places = np.stack([roots, rng.permutation(names), *np.split(questions, 2)])
+        return self._example(rng, length + 1, places)
+
+    def measured(self, rng: np.random.Generator, distance: int, before: int) -> Example:
+        roots = before + self.cell * np.arange(self.questions)
+        between = np.arange(roots[-1] + self.cell, before + distance - self.cell + 1, self.cell)
+        places = np.stack([roots, rng.permutation(between)[: self.questions], roots + distance])
+        return self._example(rng, before + distance + self.cell * self.questions, places)
+
+    def _example(self, rng: np.random.Generator, length: int, places: Ids) -> Example:
+        """Chain i has its value, its other name, the question for y and, if there is one, for x at places[:, i]."""
+        draft, chains = Draft(rng, length), places.shape[1]
+        let, ask = self.ids("let").start, self.ids("ask").start
+        first, second = self.draw(rng, "variable", 2 * chains, distinct=True).reshape(2, chains)
+        values = self.draw(rng, "value", chains, distinct=True)
+        for x, y, value, (root, name, *asked) in zip(first, second, values, places.T, strict=True):
+            draft.put(root, let, x, value)
+            draft.put(name, let, y, x)
+            for variable, question in zip((y, x), asked, strict=False):
+                draft.put(question, ask, variable, value)
+                draft.ask(question + 1, question - root)
+        return draft.example()
+
+
+PROBES: Mapping[str, Probe] = {probe.name: probe for probe in (Recall(), Needles(), Copy(), FlipFlop(), Tracking())}
+"""The probes by name, in the order of worth."""
+
+
+def is_probe(corpus: str) -> bool:
+    """Whether the name of a corpus is that of a probe."""
+    return corpus.startswith(PREFIX)
+
+
+def open_probe(corpus: str) -> Probe:
+    """The probe that "task:NAME" stands for.
+
+    Raises:
+        ValueError: there is none of that name; it names the nearest.
+    """
+    name = corpus.removeprefix(PREFIX)
+    if is_probe(corpus) and name in PROBES:
+        return PROBES[name]
+    near = get_close_matches(name, PROBES, n=1)
+    hint = f"; did you mean {PREFIX + near[0]!r}?" if near else ""
+    raise ValueError(f"a probe must be one of {', '.join(PREFIX + one for one in PROBES)}, got {corpus!r}{hint}")
