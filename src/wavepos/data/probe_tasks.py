@@ -193,7 +193,8 @@ class FlipFlop(Probe):
 class Tracking(Probe):
     """Variable tracking (RULER): `let x v`, then `let y x`, then `ask y` for v. Chains lie across each other.
 
-    The distance is that to the value; the other name lies anywhere in between. To learn from, x is asked for as well.
+    The distance is that to the value; the other name lies anywhere in between. To learn from, both are asked for, 12
+    times in all, as in `Recall`.
     """
 
     name = "tracking"
@@ -205,34 +206,40 @@ class Tracking(Probe):
     questions = 4
     shortest = 24
     layers = 3
+    asked_to_learn: ClassVar[int] = 12
     cell: ClassVar[int] = 3
     """Tokens that a statement or a question takes."""
 
     def learnt(self, rng: np.random.Generator, length: int) -> Example:
         chains, cells = int(rng.integers(2, self.questions + 1)), (length + 1) // self.cell
-        roots, names, *asked = np.split(self.cell * np.sort(rng.permutation(cells)[: 4 * chains]), 4)
-        questions = rng.permutation(np.concatenate(asked))
-        places = np.stack([roots, rng.permutation(names), *np.split(questions, 2)])
-        return self._example(rng, length + 1, places)
+        places = self.cell * np.sort(rng.permutation(cells)[: 2 * chains + self.asked_to_learn])
+        roots, names, asked = np.split(places, (chains, 2 * chains))
+        which = rng.integers(2 * chains, size=len(asked))
+        return self._example(rng, length + 1, roots, rng.permutation(names), asked, which)
 
     def measured(self, rng: np.random.Generator, distance: int, before: int) -> Example:
-        roots = before + self.cell * np.arange(self.questions)
+        chain = np.arange(self.questions)
+        roots, length = before + self.cell * chain, before + distance + self.cell * self.questions
         between = np.arange(roots[-1] + self.cell, before + distance - self.cell + 1, self.cell)
-        places = np.stack([roots, rng.permutation(between)[: self.questions], roots + distance])
-        return self._example(rng, before + distance + self.cell * self.questions, places)
+        names = rng.permutation(between)[: self.questions]
+        return self._example(rng, length, roots, names, roots + distance, self.questions + chain)
 
-    def _example(self, rng: np.random.Generator, length: int, places: Ids) -> Example:
-        """Chain i has its value, its other name, the question for y and, if there is one, for x at places[:, i]."""
-        draft, chains = Draft(rng, length), places.shape[1]
+    def _example(
+        self, rng: np.random.Generator, length: int, roots: Ids, names: Ids, asked: Ids, which: Ids
+    ) -> Example:
+        """Chains with values at roots and other names at names; question i is for x, or else y, of chain which[i]."""
+        draft, chains = Draft(rng, length), len(roots)
         let, ask = self.ids("let").start, self.ids("ask").start
-        first, second = self.draw(rng, "variable", 2 * chains, distinct=True).reshape(2, chains)
+        variables = self.draw(rng, "variable", 2 * chains, distinct=True)
         values = self.draw(rng, "value", chains, distinct=True)
-        for x, y, value, (root, name, *asked) in zip(first, second, values, places.T, strict=True):
-            draft.put(root, let, x, value)
-            draft.put(name, let, y, x)
-            for variable, question in zip((y, x), asked, strict=False):
-                draft.put(question, ask, variable, value)
-                draft.ask(question + 1, question - root)
+        for chain in range(chains):
+            draft.put(roots[chain], let, variables[chain], values[chain])
+            draft.put(names[chain], let, variables[chains + chain], variables[chain])
+        last = np.concatenate([roots, roots])
+        for question, index in zip(asked, which, strict=True):
+            draft.put(question, ask, variables[index], values[index % chains])
+            draft.ask(question + 1, question - last[index])
+            last[index] = question
         return draft.example()
 
 

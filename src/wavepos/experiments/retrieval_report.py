@@ -24,8 +24,8 @@ LEARNT = 0.9
 """Accuracy in range from which a seed counts as having learnt its task."""
 CAPTION = (
     "Accuracy against the distance from question to answer. Lines: mean over seeds; dots: every seed, each the mean "
-    "over depths. Dotted: chance; dashed: a guess among the answers in the context. Left of the vertical line: sequences "
-    "no longer than those trained on."
+    "over depths. Dotted: chance; dashed: a guess among the answers in the context. Left of the vertical line: "
+    "sequences no longer than those trained on."
 )
 
 
