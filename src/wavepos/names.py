@@ -36,7 +36,7 @@ CORPORA: Mapping[str, str] = {
 """What a corpus may be: the form of its string, and what it is."""
 
 ModelName = Literal["baevski-auli", "llama"]
-BaevskiAuliSize = Literal["tiny", "small", "paper", "probe2", "probe3"]
+BaevskiAuliSize = Literal["tiny", "small", "paper", "probe"]
 LlamaSize = Literal["tiny", "small", "1b", "7b"]
 AnySize = Literal[BaevskiAuliSize, LlamaSize]
 SIZES: Mapping[str, tuple[str, ...]] = {"baevski-auli": get_args(BaevskiAuliSize), "llama": get_args(LlamaSize)}

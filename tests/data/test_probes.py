@@ -33,8 +33,7 @@ def is_source(probe: Probe, example: Example, source: int, place: int) -> bool:
     match probe.name:
         case "tracking":
             let = probe.ids("let").start
-            statements = [tuple(words[i : i + 3]) for i in np.flatnonzero(words[:place] == let)]
-            return words[source - 1] == let and (let, asked, words[source]) in statements
+            return bool(words[source - 1] == let and words[source] == asked)
         case "flipflop":
             return words[source] == probe.ids("write").start and asked == probe.ids("read").start
         case _:
@@ -49,12 +48,18 @@ def test_what_is_asked_for_stands_once_before_the_question(name: str, distance: 
             assert np.count_nonzero(example.input_ids[:place] == example.input_ids[place]) == 1
 
 
-def test_no_statement_but_the_chain_names_the_answer_of_tracking() -> None:
-    for example in measured_examples(PROBES["tracking"], 128, 64, 20):
-        for place in np.flatnonzero(example.asked):
-            before = example.input_ids[: place + 1]
-            assert np.count_nonzero(before == example.shift_labels[place]) == 1
-            assert np.count_nonzero(before == example.input_ids[place]) == 2  # its statement and the question
+def test_a_name_is_set_once_and_the_links_of_a_chain_are_listed_in_order() -> None:
+    probe = PROBES["tracking"]
+    let = probe.ids("let").start
+    for example in measured_examples(probe, 128, 64, 20):
+        words, places = example.input_ids, np.flatnonzero(example.asked)
+        set_names = words[np.flatnonzero(words == let) + 1]
+        assert len(set(set_names.tolist())) == len(set_names) == probe.questions
+        for chain in np.split(places, 2):
+            assert example.shift_labels[chain[:-1]].tolist() == words[chain[1:]].tolist()
+        for place in places[1:]:  # but for the chain's start, which is only set
+            stands = np.count_nonzero(words[64 : 64 + 3 * probe.questions] == words[place])
+            assert stands == (1 if place == places[3] else 2)
 
 
 def test_nothing_but_ignored_bits_lies_between_a_write_and_its_read() -> None:

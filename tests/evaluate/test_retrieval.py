@@ -22,11 +22,9 @@ def looked_up(probe: Probe, words: list[int], place: int) -> int | None:
 
 
 def tracked(probe: Probe, words: list[int], place: int) -> int | None:
-    let, value = probe.ids("let").start, probe.ids("value")
-    stated = {words[i + 1]: words[i + 2] for i in range(place - 2) if words[i] == let}
-    found = stated.get(words[place])
-    found = stated.get(found, found) if found is not None else None
-    return found if found in value else None
+    """What the name was set to, whatever was set to it."""
+    let = probe.ids("let").start
+    return next((words[i + 2] for i in range(place - 2) if words[i : i + 2] == [let, words[place]]), None)
 
 
 def last_written(probe: Probe, words: list[int], place: int) -> int | None:
@@ -101,15 +99,13 @@ def test_a_guess_among_the_answers_in_the_context_scores_what_the_probe_says(nam
 
 @pytest.mark.parametrize("name", PROBES)
 def test_a_closed_window_of_a_real_model_lets_no_answer_through(name: str) -> None:
-    """layers × (window − 1) < distance: other answers far back change no logit at the question."""
+    """2 layers × (window − 1) < distance: other answers far back change no logit at the question."""
     probe = PROBES[name]
-    position = {"method": "rotary", "window": SEQ_LEN // probe.layers}
+    position = {"method": "rotary", "window": SEQ_LEN // 2}
     torch.manual_seed(0)
-    model = BaevskiAuliForCausalLM(
-        baevski_auli_config("probe3" if probe.layers == 3 else "probe2", len(probe.words), position)
-    ).eval()
+    model = BaevskiAuliForCausalLM(baevski_auli_config("probe", len(probe.words), position)).eval()
     spot = spots(probe, SEQ_LEN, Retrieval(distances=(1.0,), depths=(0.5,)))[0]
-    assert probe.layers * (SEQ_LEN // probe.layers - 1) < spot.distance
+    assert spot.distance > 2 * (SEQ_LEN // 2 - 1)
     ids = torch.randint(len(probe.words), (1, spot.length))
     asked = spot.length - 1
     near, far = ids.clone(), ids.clone()

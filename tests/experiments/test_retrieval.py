@@ -23,6 +23,7 @@ from wavepos.experiments.results import runs_result, study_result
 from wavepos.experiments.retrieval import CLOSED, DISTANCES, SEQ_LEN, STEPS, retrieval, retrieval_config
 from wavepos.experiments.study import StudyOptions
 from wavepos.experiments.tasks import task_from_json
+from wavepos.models import baevski_auli_config
 from wavepos.runs import environment
 from wavepos.training.trainer import train
 
@@ -57,13 +58,13 @@ def test_methods_differ_in_position_alone_and_share_their_examples() -> None:
     runs = [run for run in retrieval(StudyOptions(seeds=1)).runs if run.config.corpus == "task:tracking"]
     configs = {json.dumps({**dataclasses.asdict(run.config), "position": None}) for run in runs}
     assert len(configs) == 1
-    assert {run.config.size for run in runs} == {"probe3"}
+    assert {run.config.size for run in runs} == {"probe"}
     assert all(run.evaluations[0].distances == DISTANCES for run in runs)
 
 
 def test_no_word_beyond_l_train_reaches_a_question_through_the_closed_window() -> None:
     for run in retrieval(StudyOptions(seeds=1, methods=(CLOSED,))).runs:
-        layers = PROBES[run.config.corpus.removeprefix("task:")].layers
+        layers = baevski_auli_config("probe", 10, run.config.position).num_hidden_layers
         assert layers * (run.config.position["window"] - 1) < SEQ_LEN
 
 

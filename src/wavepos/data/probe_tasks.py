@@ -191,53 +191,49 @@ class FlipFlop(Probe):
 
 @final
 class Tracking(Probe):
-    """Variable tracking (RULER): `let x v`, then `let y x`, then `ask y` for v. Chains lie across each other.
+    """Variable tracking (RULER), link by link: `let a b`, `let b c`, …; `ask a` asks what a was set to.
 
-    The distance is that to the value; the other name lies anywhere in between. To learn from, both are asked for, 12
-    times in all, as in `Recall`.
+    As in RULER a chain is listed name by name: each answer is the next question's name, and names stand in two
+    statements, set to something and what something was set to. A list made freely is right where all its links are. To
+    learn from, 1 or 2 chains of three links are asked for 12 times, as in `Recall`.
     """
 
     name = "tracking"
-    title = "Variable tracking"
-    asks = "which value has the variable that this one was set to?"
-    own_words: ClassVar[dict[str, int]] = {"variable": 16, "value": 16, "let": 1, "ask": 1}
-    answers = "value"
-    listed = 4
-    questions = 4
+    title = "Variable tracking, link by link"
+    asks = "what was this name set to?"
+    own_words: ClassVar[dict[str, int]] = {"name": 16, "let": 1, "ask": 1}
+    answers = "name"
+    listed = 8
+    questions = 6
     shortest = 24
-    layers = 3
+    links: ClassVar[int] = 3
     asked_to_learn: ClassVar[int] = 12
     cell: ClassVar[int] = 3
     """Tokens that a statement or a question takes."""
 
     def learnt(self, rng: np.random.Generator, length: int) -> Example:
-        chains, cells = int(rng.integers(2, self.questions + 1)), (length + 1) // self.cell
-        places = self.cell * np.sort(rng.permutation(cells)[: 2 * chains + self.asked_to_learn])
-        roots, names, asked = np.split(places, (chains, 2 * chains))
-        which = rng.integers(2 * chains, size=len(asked))
-        return self._example(rng, length + 1, roots, rng.permutation(names), asked, which)
+        count, cells = self.links * int(rng.integers(1, 3)), (length + 1) // self.cell
+        first = int(rng.integers(count, cells - self.asked_to_learn + 1))  # of the cells with questions
+        stated = self.cell * rng.permutation(first)[:count]
+        asked = self.cell * (first + np.sort(rng.permutation(cells - first)[: self.asked_to_learn]))
+        return self._example(rng, length + 1, stated, asked, rng.integers(count, size=len(asked)))
 
     def measured(self, rng: np.random.Generator, distance: int, before: int) -> Example:
-        chain = np.arange(self.questions)
-        roots, length = before + self.cell * chain, before + distance + self.cell * self.questions
-        between = np.arange(roots[-1] + self.cell, before + distance - self.cell + 1, self.cell)
-        names = rng.permutation(between)[: self.questions]
-        return self._example(rng, length, roots, names, roots + distance, self.questions + chain)
+        which = np.arange(self.questions)
+        stated, length = before + self.cell * which, before + distance + self.cell * self.questions
+        return self._example(rng, length, stated, stated + distance, which)
 
-    def _example(
-        self, rng: np.random.Generator, length: int, roots: Ids, names: Ids, asked: Ids, which: Ids
-    ) -> Example:
-        """Chains with values at roots and other names at names; question i is for x, or else y, of chain which[i]."""
-        draft, chains = Draft(rng, length), len(roots)
+    def _example(self, rng: np.random.Generator, length: int, stated: Ids, asked: Ids, which: Ids) -> Example:
+        """Link i, of chain i // links, is stated at stated[i]; question j, at asked[j], is for link which[j]."""
+        draft, links = Draft(rng, length), np.arange(len(stated))
         let, ask = self.ids("let").start, self.ids("ask").start
-        variables = self.draw(rng, "variable", 2 * chains, distinct=True)
-        values = self.draw(rng, "value", chains, distinct=True)
-        for chain in range(chains):
-            draft.put(roots[chain], let, variables[chain], values[chain])
-            draft.put(names[chain], let, variables[chains + chain], variables[chain])
-        last = np.concatenate([roots, roots])
+        start = links + links // self.links  # a chain has one name more than links
+        names = self.draw(rng, "name", int(start[-1]) + 2, distinct=True)
+        for link, place in zip(start, stated, strict=True):
+            draft.put(place, let, *names[link : link + 2])
+        last = stated.copy()
         for question, index in zip(asked, which, strict=True):
-            draft.put(question, ask, variables[index], values[index % chains])
+            draft.put(question, ask, *names[start[index] : start[index] + 2])
             draft.ask(question + 1, question - last[index])
             last[index] = question
         return draft.example()

@@ -91,7 +91,6 @@ class Probe(ABC):
         questions: in an example to measure with.
         shortest: the least distance to measure at, in tokens.
         step: distances to measure at are multiples of it.
-        layers: of a model that can do it.
     """
 
     name: ClassVar[str]
@@ -103,7 +102,6 @@ class Probe(ABC):
     questions: ClassVar[int]
     shortest: ClassVar[int] = 16
     step: ClassVar[int] = 1
-    layers: ClassVar[Literal[2, 3]] = 2
 
     @abstractmethod
     def learnt(self, rng: np.random.Generator, length: int) -> Example:

@@ -26,7 +26,7 @@ def recipe(
     """The config of a named size as it is meant to be trained.
 
     Args:
-        size: tiny, small, paper, probe2 or probe3 of "baevski-auli"; tiny, small, 1b or 7b of "llama".
+        size: tiny, small, paper or probe of "baevski-auli"; tiny, small, 1b or 7b of "llama".
         corpus: as `wavepos.data.prepare` takes it.
         position: a method's name or its JSON object, or a list or pattern of layers.
         model: the family.
@@ -118,7 +118,7 @@ def _baevski_auli_recipe(size: str) -> Recipe:
                 weight_decay=0.1,
                 save_every=500,
             )
-        case "probe2" | "probe3":
+        case "probe":
             return Recipe(
                 tokenizer="task:mqar",
                 seq_len=128,

@@ -85,7 +85,7 @@ class BaevskiAuliConfig(PositionedConfig):
 def baevski_auli_config(size: BaevskiAuliSize, vocab_size: int, position: LayersLike) -> BaevskiAuliConfig:
     """The config of a named size: "tiny" (the demo), "small" (minutes on one GPU), "paper" (247M parameters).
 
-    "probe2" and "probe3" have as many layers, of width 64: they learn a probe (`wavepos.data.probe_tasks`) in a minute.
+    "probe" has two layers of width 64: it learns a probe (`wavepos.data.probe_tasks`) in a minute.
     """
     sizes: dict[str, Any]
     match size:
@@ -93,9 +93,8 @@ def baevski_auli_config(size: BaevskiAuliSize, vocab_size: int, position: Layers
             sizes = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 768}
         case "small":
             sizes = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048}
-        case "probe2" | "probe3":
-            sizes = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
-            sizes["num_hidden_layers"] = int(size.removeprefix("probe"))
+        case "probe":
+            sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
         case "paper":
             return BaevskiAuliConfig(vocab_size=vocab_size, position=position)
         case _:
