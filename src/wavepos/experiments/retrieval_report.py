@@ -22,10 +22,12 @@ IN_RANGE = 0.5
 """Distances up to it, in units of L_train, lie in sequences that are not longer than those trained on."""
 LEARNT = 0.9
 """Accuracy in range from which a seed counts as having learnt its task."""
+DOTS_APART = 0.08
+"""Between the seeds of two methods, in powers of two."""
 CAPTION = (
     "Accuracy against the distance from question to answer. Lines: mean over seeds; dots: every seed, each the mean "
-    "over depths. Dotted: chance; dashed: a guess among the answers in the context. Left of the vertical line: "
-    "sequences no longer than those trained on."
+    "over depths, those of methods beside each other. Dotted: chance; dashed: a guess among the answers in the context. "
+    "Left of the vertical line: sequences no longer than those trained on."
 )
 
 
@@ -120,14 +122,24 @@ def accuracy_against_distance(found: Sequence[TaskPanel], names: Sequence[str]) 
     """Accuracy against distance in units of L_train, a task per panel, a line per method, a dot per seed."""
     figure, axes = style.panels(len(found), 1, height=1.9, sharex=True)
     for axis, panel in zip(axes[:, 0], found, strict=True):
-        for name in names:
+        for number, name in enumerate(names):
             shown = {units: values for units in panel.units if (values := panel.accuracies(name, units))}
             means = [statistics.fmean(values.values()) for values in shown.values()]
             axis.plot(list(shown), means, **style_of(name).line(linewidth=1.3, label=name))
-            dots = [(units, value) for units, values in shown.items() for value in values.values()]
+            beside = 2.0 ** (DOTS_APART * (number - (len(names) - 1) / 2.0))
+            dots = [(units * beside, value) for units, values in shown.items() for value in values.values()]
             if len(dots) > len(shown):
-                axis.plot(*zip(*dots, strict=True), ".", color=style_of(name).colour, markersize=2.5, alpha=0.5)
+                axis.plot(*zip(*dots, strict=True), ".", color=style_of(name).colour, markersize=3.5, alpha=0.7)
         axis.axhline(panel.probe.chance, color=GUIDE, linestyle="dotted", linewidth=1.0)
+        axis.annotate(
+            "chance",
+            (0.0, panel.probe.chance),
+            xycoords=("axes fraction", "data"),
+            xytext=(2, 2),
+            textcoords="offset points",
+            color=GUIDE,
+            fontsize=7.0,
+        )
         if panel.probe.listed is not None:
             axis.axhline(panel.probe.guess, color=GUIDE, linestyle="dashed", linewidth=0.8)
         axis.axvline(1.0, color=GUIDE, linestyle="dotted", linewidth=1.0)
