@@ -26,7 +26,7 @@ DOTS_APART = 0.08
 """Between the seeds of two methods, in powers of two."""
 CAPTION = (
     "Accuracy against the distance from question to answer. Lines: mean over seeds; dots: every seed, each the mean "
-    "over depths, those of methods beside each other. Dotted: chance; dashed: a guess among the answers in the context. "
+    "over depths, those of methods side by side. Dotted: chance; dashed: a guess among the answers in the context. "
     "Left of the vertical line: sequences no longer than those trained on."
 )
 
