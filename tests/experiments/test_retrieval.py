@@ -23,7 +23,7 @@ from wavepos.experiments.results import runs_result, study_result
 from wavepos.experiments.retrieval import CLOSED, DISTANCES, SEQ_LEN, STEPS, retrieval, retrieval_config
 from wavepos.experiments.study import StudyOptions
 from wavepos.experiments.tasks import task_from_json
-from wavepos.models import baevski_auli_config
+from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
 from wavepos.runs import environment
 from wavepos.training.trainer import train
 
@@ -220,3 +220,16 @@ def test_the_study_is_listed_with_what_it_needs(monkeypatch: pytest.MonkeyPatch)
     study, _ = catalogue.load_study("retrieval", StudyOptions())
     assert "about a minute per run" in study.needs
     assert (retrieval.__doc__ or "").startswith("Who finds what lies far back?")
+
+
+def test_every_method_fits_the_model_of_the_probes() -> None:
+    runs = retrieval(StudyOptions(seeds=1, corpus="task:copy")).runs
+    assert {run.config.size for run in runs} == {"probe"}
+    data = prepare_training("task:copy", "task:copy").training_set(64, 0, 1)[0]
+    ids, labels = data["input_ids"][None], data["shift_labels"][None]
+    for run in runs:
+        model = BaevskiAuliForCausalLM(baevski_auli_config("probe", len(PROBES["copy"].words), run.config.position))
+        loss = model(input_ids=ids, shift_labels=labels).loss
+        loss.backward()
+        learning = [p for p in model.parameters() if p.requires_grad]
+        assert loss.isfinite() and all(p.grad is not None and p.grad.isfinite().all() for p in learning), run.name

@@ -48,7 +48,7 @@ def probe_methods(seq_len: int) -> dict[str, Method]:
 
 
 def retrieval_config(probe: Probe, position: Any, seed: int) -> TrainConfig:
-    """A run: two layers of width 64, L_train 128, updates of 16 examples."""
+    """A run: two layers of width 128, L_train 128, updates of 16 examples."""
     given = dataclasses.replace(size_recipe("probe"), tokenizer=PREFIX + probe.name, steps=STEPS[probe.name], seed=seed)
     return TrainConfig(**dataclasses.asdict(given), size="probe", position=position, corpus=PREFIX + probe.name)
 
