@@ -218,7 +218,7 @@ def test_a_result_holds_only_what_is_measured(tmp_path: Path) -> None:
 
 def test_the_study_is_listed_with_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     study, _ = catalogue.load_study("retrieval", StudyOptions())
-    assert "about a minute per run" in study.needs
+    assert "about two minutes per run" in study.needs
     assert (retrieval.__doc__ or "").startswith("Who finds what lies far back?")
 
 

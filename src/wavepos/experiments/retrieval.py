@@ -33,7 +33,7 @@ def retrieval(options: StudyOptions) -> Study:
         title=f"Retrieval by distance, trained on {SEQ_LEN} tokens",
         runs=tuple(run for probe in probes for run in _runs(probe, methods, options)),
         baseline=with_baseline("RoPE", methods),
-        needs="nothing; about a minute per run on one CPU core; --corpus task:mqar for one task",
+        needs="nothing; about two minutes per run on one CPU core; --corpus task:mqar for one task",
         notes=_notes(tuple(probes)),
         imports=REGISTERED_BY,
     )
