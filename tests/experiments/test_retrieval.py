@@ -38,7 +38,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = study_module.size_recipe
     quick = {"warmup_steps": 1, "save_every": 2, "log_every": 1, "batch_tokens": 256}
     monkeypatch.setattr(study_module, "size_recipe", lambda size: dataclasses.replace(recipe(size), **quick))
-    monkeypatch.setattr(study_module, "Retrieval", lambda **fields: Retrieval(questions=8, **fields))
+    monkeypatch.setattr(study_module, "Retrieval", lambda **fields: Retrieval(**{**fields, "questions": 8}))
 
 
 def test_all_methods_learn_the_first_task_before_any_learns_the_second() -> None:
