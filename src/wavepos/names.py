@@ -31,11 +31,12 @@ CORPORA: Mapping[str, str] = {
         "a data set streamed through `datasets`, or hf:./DIR of a folder, with a text in COLUMN (text), with its own "
         "validation split or split by document"
     ),
+    "task:NAME": "questions with known answers, mqar, needles, copy, flipflop or tracking, in words of their own",
 }
 """What a corpus may be: the form of its string, and what it is."""
 
 ModelName = Literal["baevski-auli", "llama"]
-BaevskiAuliSize = Literal["tiny", "small", "paper"]
+BaevskiAuliSize = Literal["tiny", "small", "paper", "probe"]
 LlamaSize = Literal["tiny", "small", "1b", "7b"]
 AnySize = Literal[BaevskiAuliSize, LlamaSize]
 SIZES: Mapping[str, tuple[str, ...]] = {"baevski-auli": get_args(BaevskiAuliSize), "llama": get_args(LlamaSize)}

@@ -25,7 +25,7 @@ from wavepos.positions.wavelet import WaveletConfig
 from wavepos.wavelets import mother_wavelet
 
 if TYPE_CHECKING:
-    from wavepos.data import PreparedData
+    from wavepos.data import TrainingData
     from wavepos.training.config import TrainConfig
 
 RECORD, MODEL, CHECKPOINTS, TENSORBOARD = "run.json", "model", "checkpoints", "tensorboard"
@@ -162,7 +162,7 @@ def _check_registered(run_dir: Path, record: Mapping[str, Any]) -> None:
 
 
 def opened_record(
-    config: "TrainConfig", out: Path, data: "PreparedData", imports: Sequence[str] = ()
+    config: "TrainConfig", out: Path, data: "TrainingData", imports: Sequence[str] = ()
 ) -> dict[str, Any]:
     """run.json of a run directory, begun if there is none; what a record of an older version lacks is filled in.
 
@@ -201,7 +201,7 @@ def _check_config(config: "TrainConfig", record: Mapping[str, Any], out: Path, s
             )
 
 
-def _check_data(data: "PreparedData", theirs: dict[str, str] | None, corpus: str, out: Path) -> None:
+def _check_data(data: "TrainingData", theirs: dict[str, str] | None, corpus: str, out: Path) -> None:
     changed = [name for name, digest in data.fingerprint.items() if theirs is not None and theirs.get(name) != digest]
     if changed:
         raise ValueError(

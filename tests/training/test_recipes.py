@@ -69,7 +69,7 @@ def test_weight_decay_spares_a_llamas_embeddings_norms_and_positions() -> None:
     ("model", "size", "message"),
     [
         ("llama", "paper", "size must be one of tiny, small, 1b, 7b for model llama, got 'paper'"),
-        ("baevski-auli", "7b", "size must be one of tiny, small, paper for model baevski-auli, got '7b'"),
+        ("baevski-auli", "7b", "size must be one of tiny, small, paper, probe for model baevski-auli, got '7b'"),
         ("gpt", "tiny", "model must be one of baevski-auli, llama, got 'gpt'"),
     ],
 )

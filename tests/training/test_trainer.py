@@ -439,7 +439,7 @@ def test_weight_decay_spares_embeddings_norms_biases_and_positions() -> None:
         ({"learning_rate": -1.0}, "learning_rate must be positive, got -1.0"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, nag, got 'sgd'"),
         ({"warmup_steps": 13}, "warmup_steps must lie between 0 and steps=12, got 13"),
-        ({"size": "huge"}, "size must be one of tiny, small, paper for model baevski-auli, got 'huge'"),
+        ({"size": "huge"}, "size must be one of tiny, small, paper, probe for model baevski-auli, got 'huge'"),
         ({"position": {"method": "wavelet", "scale": 1}}, "unknown key 'scale'"),
     ],
     ids=str,

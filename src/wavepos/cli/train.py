@@ -75,14 +75,14 @@ class Train(Command):
 
             print_plan(config, devices)
             return
-        from wavepos.data import prepare
+        from wavepos.data import prepare_training
         from wavepos.runs import position_name, run_name
         from wavepos.training.processes import leave
         from wavepos.training.trainer import train
 
         out = self.out or Path("runs") / run_name(config)
         with progress("Reading the corpus") as update:
-            data = prepare(config.corpus, config.tokenizer, max_tokens=config.max_tokens, update=update)
+            data = prepare_training(config.corpus, config.tokenizer, max_tokens=config.max_tokens, update=update)
         with progress(f"Training {self.size} with {position_name(config)}") as update:
             record = train(config, out, data, update, self.report_to, imports=self.imported)
         leave()

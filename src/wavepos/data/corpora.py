@@ -44,6 +44,10 @@ def open_corpus(spec: str) -> Corpus:
             return open_jsonl(spec, rest)
         case "hf", _, True:
             return open_hub(spec, rest)
+        case "task", _, True:
+            raise ValueError(
+                f"corpus {spec!r} holds questions, no text: `wavepos study retrieval` trains and measures it"
+            )
         case _:
             raise ValueError(f"corpus must be one of {', '.join(CORPORA)}; got {spec!r}")
 

@@ -25,7 +25,7 @@ from wavepos.data.tokenizers import (
     text_encoder,
     train_bpe,
 )
-from wavepos.data.tokens import BATCH_CHARACTERS, Bound, TokenFile, open_token_file, write_split
+from wavepos.data.tokens import BATCH_CHARACTERS, Blocks, Bound, TokenFile, open_token_file, write_split
 from wavepos.runs import flush
 
 
@@ -111,6 +111,14 @@ class PreparedData:
             "valid split": self.valid.sha256,
             "tokenizer": digest(words, eos_id(self.tokenizer)),
         }
+
+    def training_set(self, seq_len: int, seed: int, count: int) -> Blocks:
+        """The train split in blocks, all of them whatever the seed and the count."""
+        return Blocks(self.train, seq_len)
+
+    def validation_set(self, seq_len: int, tokens: int) -> Blocks:
+        """The valid split in blocks."""
+        return Blocks(self.valid, seq_len)
 
 
 def prepare(

@@ -1,7 +1,7 @@
 """Tokenizers: byte-level BPE, or whole words by frequency; both are saved and loaded as transformers' own."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,10 +93,21 @@ def build_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     for text in texts:
         counts.update(text.split())
     kept = counts.keys() - {EOS, UNK}
-    ranked = [EOS, UNK, *sorted(kept, key=lambda word: (-counts[word], word))]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(ranked)}, unk_token=UNK))
+    return word_tokenizer([EOS, UNK, *sorted(kept, key=lambda word: (-counts[word], word))], unk_token=UNK)
+
+
+def word_tokenizer(words: Sequence[str], unk_token: str | None = None) -> PreTrainedTokenizerFast:
+    """A tokenizer of known words between white space.
+
+    Args:
+        words: in the order of their ids; <eos>, also the bos token, is among them.
+        unk_token: the one among them that stands for all others; None: there are no others.
+    """
+    ids = {word: index for index, word in enumerate(words)}
+    model = models.WordLevel(ids) if unk_token is None else models.WordLevel(ids, unk_token=unk_token)
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WHITE_SPACE), "removed")
-    return _wrapped(tokenizer, unk_token=UNK)
+    return _wrapped(tokenizer, unk_token=unk_token)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wavepos.experiments.study import Evaluation
+from wavepos.evaluate.retrieval import Retrieval
+from wavepos.experiments.study import AnyEvaluation
 from wavepos.runs import RECORD, fingerprint, run_name, slug, stored_config
 from wavepos.training.config import TrainConfig
 
 DEFAULT_RUNS = Path("runs/studies")
-FAILURE, LOCK, EVALUATIONS = "failure.json", ".lock", "evaluations"
+FAILURE, LOCK, EVALUATIONS, RETRIEVALS = "failure.json", ".lock", "evaluations", "retrieval"
 
 
 def short_count(number: int) -> str:
@@ -67,7 +68,9 @@ def is_finished(folder: Path) -> bool:
     return record is not None and record.get("status") == "finished"
 
 
-def evaluation_path(folder: Path, evaluation: Evaluation) -> Path:
+def evaluation_path(folder: Path, evaluation: AnyEvaluation) -> Path:
     """Where the result of an evaluation of a run lies."""
+    if isinstance(evaluation, Retrieval):
+        return folder / RETRIEVALS / f"{fingerprint(evaluation)[:8]}.json"
     corpus = slug(evaluation.corpus or "own")
     return folder / EVALUATIONS / f"{corpus}-{evaluation.split}-{fingerprint(evaluation)[:8]}.json"

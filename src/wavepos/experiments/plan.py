@@ -10,8 +10,10 @@ import torch
 from rich.table import Table
 
 from wavepos.console import console, progress
+from wavepos.data import open_probe
+from wavepos.evaluate.retrieval import Retrieval, spots
 from wavepos.experiments.folders import is_finished, short_count
-from wavepos.experiments.study import Evaluation, Study
+from wavepos.experiments.study import AnyEvaluation, Study
 from wavepos.experiments.tasks import Task
 from wavepos.positions import parse_layers
 from wavepos.positions.layers import with_each
@@ -26,6 +28,8 @@ REPEATS = 3
 SLOW_SECONDS = 2.0
 FORWARD_SHARE = 1.0 / 3.0
 """Of a training step's time: a forward pass is about a third of it."""
+EQUAL_LENGTH = 768
+"""Tokens at which attention costs the small models of probes as much as all else."""
 
 
 def print_study_plan(study: Study, tasks: Sequence[Task], root: Path) -> None:
@@ -127,14 +131,19 @@ def _kind(config: TrainConfig) -> str:
 def _seconds(task: Task, speeds: Speeds, vocab_size: int) -> float:
     """Of what is missing of a task."""
     train_tokens = 0 if is_finished(task.folder) else task.config.steps * task.config.batch_tokens
-    read = sum(_tokens_read(evaluation) for evaluation in task.missing)
+    read = sum(_tokens_read(evaluation, task.config) for evaluation in task.missing)
     if not train_tokens and not read:
         return 0.0
     return speeds.seconds_per_token(task.config, vocab_size) * (train_tokens + FORWARD_SHARE * read)
 
 
-def _tokens_read(evaluation: Evaluation) -> float:
+def _tokens_read(evaluation: AnyEvaluation, config: TrainConfig) -> float:
     """Tokens of forward passes: sliding windows are read twice, the division into L_train once for all lengths."""
+    if isinstance(evaluation, Retrieval):
+        probe = open_probe(config.corpus)
+        lengths = [spot.length for spot in spots(probe, config.seq_len, evaluation)]
+        examples = -(-evaluation.questions // probe.questions)
+        return examples * sum(length * (1.0 + length / EQUAL_LENGTH) for length in lengths)
     tokens = evaluation.tokens or 250_000
     times = {"nonoverlapping": 1.0 / len(evaluation.lengths), "whole": 1.0, "sliding": 2.0}
     return tokens * len(evaluation.lengths) * sum(times[kind] for kind in evaluation.protocols)

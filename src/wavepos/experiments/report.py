@@ -10,7 +10,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from wavepos.experiments import plots, style
+from wavepos.experiments import plots, retrieval_report, style
 from wavepos.experiments.beside import beside_paper, facts_table
 from wavepos.experiments.page import html_page
 from wavepos.experiments.tables import (
@@ -47,15 +47,15 @@ def write_report(result: dict[str, Any], out: Path, reference: dict[str, Any] | 
     if not result["outcomes"]:
         failed = "; ".join(f"{failure['run']}: {failure['error']}" for failure in result["failures"])
         raise ValueError(f"no run is finished, so there is nothing to report{f' ({failed})' if failed else ''}")
-    figures = plots.figures(result, reference)
+    probes = retrieval_report.is_retrieval(result)
+    figures = retrieval_report.figures(result) if probes else plots.figures(result, reference)
     written = [path for name, (figure, _) in figures.items() for path in style.save(figure, out / "plots", name)]
     write_json(out / RESULT, result)
     write_text(out / CSV, csv_text(result))
     write_text(out / TABLE, markdown(result))
-    write_text(
-        out / PAGE,
-        html_page(result, {name: (style.svg(f), text) for name, (f, text) in figures.items()}, comparison_lines),
-    )
+    drawn = {name: (style.svg(figure), text) for name, (figure, text) in figures.items()}
+    page = retrieval_report.page(result, drawn) if probes else html_page(result, drawn, comparison_lines)
+    write_text(out / PAGE, page)
     return [out / PAGE, out / TABLE, out / RESULT, out / CSV, *written]
 
 
@@ -67,7 +67,8 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def csv_text(result: dict[str, Any]) -> str:
     """Every measurement as a line of CSV, with a header."""
-    rows = measurements(result["outcomes"])
+    probes = retrieval_report.is_retrieval(result)
+    rows = retrieval_report.rows(result) if probes else measurements(result["outcomes"])
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]) if rows else ["method"], lineterminator="\n")
     writer.writeheader()
@@ -78,6 +79,8 @@ def csv_text(result: dict[str, Any]) -> str:
 def markdown(result: dict[str, Any]) -> str:
     """The whole report in Markdown, without figures."""
     lines = [f"# {result['title']}", ""]
+    if retrieval_report.is_retrieval(result):
+        return "\n".join([*lines, *retrieval_report.markdown_lines(result)]).rstrip() + "\n"
     for panel in panels(result):
         lines += [f"## {panel.title}", "", seeds_note(panel), ""]
         for text in panel.texts:
@@ -104,6 +107,9 @@ def comparison_lines(result: dict[str, Any], panel: Panel) -> list[str]:
 
 def console_tables(result: dict[str, Any]) -> Iterator[Table]:
     """The tables for a terminal, one per protocol and text."""
+    if retrieval_report.is_retrieval(result):
+        yield from retrieval_report.console_tables(result)
+        return
     for panel in panels(result):
         for text in panel.texts:
             for kind in kinds_of(panel, text):

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from wavepos.data.probe_tasks import is_probe
 from wavepos.experiments.folders import (
     EVALUATIONS,
     RunFolders,
@@ -72,13 +73,21 @@ def runs_result(
     Raises:
         FileNotFoundError, ValueError: no run there, or an unfinished one; a baseline that is not among them.
     """
-    outcomes = []
+    outcomes: list[dict[str, Any]] = []
+    probes: list[str] = []
     for folder in _run_directories(directories):
         finished_run(folder)
         config = config_in(folder)
         if config is None:
             raise ValueError(f"the config in {folder / RECORD} is not one of this version")
-        outcomes += _by_reading(folder, config, methods(config.seq_len))
+        if is_probe(config.corpus):
+            probes.append(folder.name)
+        else:
+            outcomes += _by_reading(folder, config, methods(config.seq_len))
+    if not outcomes:
+        raise ValueError(
+            f"runs must hold one on a text, got {len(probes)} on probes: `wavepos study retrieval` has those"
+        )
     _tell_apart(outcomes)
     found = list(dict.fromkeys(outcome["name"] for outcome in outcomes))
     if baseline is not None and baseline not in found:
@@ -91,7 +100,7 @@ def runs_result(
         "outcomes": outcomes,
         "unfinished": [],
         "failures": [],
-        "notes": [],
+        "notes": [f"Runs on probes, left to `wavepos study retrieval`: {', '.join(probes)}."] if probes else [],
         "environment": environment(),
     }
 
@@ -144,8 +153,10 @@ def _outcome(name: str, config: TrainConfig, folder: Path, evaluations: Sequence
 
 def _shortened(evaluation: dict[str, Any]) -> dict[str, Any]:
     """An evaluation as a result holds it: the losses by place in bins, the environment of the run alone."""
-    losses = evaluation["loss_by_position"]
     kept = {key: value for key, value in evaluation.items() if key not in ("environment", "loss_by_position")}
+    if "recalled" in evaluation:
+        return kept
+    losses = evaluation["loss_by_position"]
     return {**kept, "loss_by_place": None if losses is None else binned(losses)}
 
 

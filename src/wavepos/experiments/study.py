@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from wavepos.data import Split
 from wavepos.evaluate.perplexity import KINDS, Kind
+from wavepos.evaluate.retrieval import Retrieval
 from wavepos.names import StudySize
 from wavepos.positions import METHODS, layers_json, parse_layers
 from wavepos.positions.typed import normalised
@@ -58,6 +59,9 @@ class Evaluation:
             raise ValueError(f"tokens must be at least 1, got {self.tokens}")
 
 
+AnyEvaluation = Evaluation | Retrieval
+
+
 def comparable(config: Mapping[str, Any]) -> tuple[Any, ...]:
     """What runs of one table share: model, size, corpus, trained length, tokens."""
     shared = tuple(config[key] for key in ("model", "size", "corpus", "seq_len"))
@@ -77,7 +81,7 @@ class StudyRun:
 
     name: str
     config: TrainConfig
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[AnyEvaluation, ...]
     begins_with: TrainConfig | None = None
 
 

@@ -95,6 +95,7 @@ FIXED: dict[str, Style] = {
     "rope": Style(colour=COLOURS["rope"], marker="s", dash="solid"),
     "rope 500k": Style(colour=COLOURS["rope 500k"], marker="s", dash="dashed"),
     "rope theta l train": Style(colour=COLOURS["rope"], marker="v", dash="dashed"),
+    "rope closed window": Style(colour="#4d4d4d", marker="X", dash="dotted"),
     "rope read with yarn 8x": Style(colour=COLOURS["rope scaled"], marker="s", dash="dotted"),
     "transformer xl": Style(colour=COLOURS["transformer xl"], marker="^", dash="solid"),
     "alibi": Style(colour=COLOURS["alibi"], marker="D", dash="solid"),

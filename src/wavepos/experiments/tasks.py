@@ -14,11 +14,13 @@ from filelock import FileLock, Timeout
 from transformers import AutoTokenizer
 
 from wavepos.console import Update
-from wavepos.data import TokenFile, open_corpus, prepare, prepare_split
+from wavepos.data import TokenFile, open_corpus, open_probe, prepare_split, prepare_training
+from wavepos.data.probe_tasks import is_probe
 from wavepos.evaluate.perplexity import Perplexity, evaluate_protocols, perplexity_record, table_protocols
+from wavepos.evaluate.retrieval import Retrieval, measure_retrieval, recalled_record, spots
 from wavepos.evaluate.run import text_size
 from wavepos.experiments.folders import FAILURE, LOCK, RunFolders, evaluation_path, is_finished
-from wavepos.experiments.study import Evaluation, Study
+from wavepos.experiments.study import AnyEvaluation, Evaluation, Study
 from wavepos.models.loading import load_model
 from wavepos.positions.user_modules import import_all
 from wavepos.runs import MODEL, environment, write_json
@@ -28,6 +30,7 @@ from wavepos.training.trainer import train
 LOCK_SECONDS = 0.1
 WAIT_SECONDS = 2.0
 """Between looks at a run that another process works on."""
+_KINDS: dict[str, type[AnyEvaluation]] = {kind.__name__: kind for kind in (Evaluation, Retrieval)}
 
 
 class Busy(Exception):
@@ -50,7 +53,7 @@ class Task:
     title: str
     folder: Path
     config: TrainConfig
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[AnyEvaluation, ...]
     imports: tuple[str, ...] = ()
     begins_with: TrainConfig | None = None
 
@@ -60,13 +63,14 @@ class Task:
         return is_finished(self.folder) and not self.missing
 
     @property
-    def missing(self) -> tuple[Evaluation, ...]:
+    def missing(self) -> tuple[AnyEvaluation, ...]:
         """What is not measured yet."""
         return tuple(e for e in self.evaluations if not evaluation_path(self.folder, e).exists())
 
     def to_json(self) -> str:
         """For another process; `task_from_json` reads it."""
-        return json.dumps({**dataclasses.asdict(self), "folder": str(self.folder)})
+        evaluations = [{"kind": type(e).__name__, **dataclasses.asdict(e)} for e in self.evaluations]
+        return json.dumps({**dataclasses.asdict(self), "folder": str(self.folder), "evaluations": evaluations})
 
 
 def task_from_json(text: str) -> Task:
@@ -77,7 +81,7 @@ def task_from_json(text: str) -> Task:
         title=fields["title"],
         folder=Path(fields["folder"]),
         config=TrainConfig(**fields["config"]),
-        evaluations=tuple(Evaluation(**evaluation) for evaluation in fields["evaluations"]),
+        evaluations=tuple(_KINDS[e.pop("kind")](**e) for e in fields["evaluations"]),
         imports=tuple(fields["imports"]),
         begins_with=None if fields["begins_with"] is None else TrainConfig(**fields["begins_with"]),
     )
@@ -91,17 +95,23 @@ def without_absent_corpora(study: Study) -> tuple[Study, list[str]]:
     """
     absent: dict[str, str] = {}
     for corpus in dict.fromkeys(run.config.corpus for run in study.runs):
-        open_corpus(corpus)
-    for corpus in dict.fromkeys(e.corpus for run in study.runs for e in run.evaluations if e.corpus is not None):
+        open_probe(corpus) if is_probe(corpus) else open_corpus(corpus)
+    read = dict.fromkeys(_text(evaluation) for run in study.runs for evaluation in run.evaluations)
+    for corpus in (text for text in read if text is not None):
         try:
             open_corpus(corpus)
         except FileNotFoundError as error:
             absent[corpus] = f"Not read, for it is not here: {error}"
     runs = (
-        dataclasses.replace(run, evaluations=tuple(e for e in run.evaluations if e.corpus not in absent))
+        dataclasses.replace(run, evaluations=tuple(e for e in run.evaluations if _text(e) not in absent))
         for run in study.runs
     )
     return dataclasses.replace(study, runs=tuple(runs)), list(absent.values())
+
+
+def _text(evaluation: AnyEvaluation) -> str | None:
+    """The text that is read beside that of the training, if any."""
+    return evaluation.corpus if isinstance(evaluation, Evaluation) else None
 
 
 def perform(task: Task, update: Update) -> None:
@@ -145,7 +155,7 @@ def write_failure(folder: Path, error: str, details: str) -> None:
 
 def _train(task: Task, update: Update) -> None:
     config = task.config
-    data = prepare(
+    data = prepare_training(
         config.corpus,
         config.tokenizer,
         max_tokens=config.max_tokens,
@@ -174,37 +184,44 @@ def _weights(task: Task, update: Update) -> Path | None:
     return parent.folder / MODEL
 
 
-def _evaluate(folder: Path, config: TrainConfig, evaluations: Sequence[Evaluation], update: Update) -> None:
-    if not evaluations:
-        return
-    tokenizer = AutoTokenizer.from_pretrained(folder / MODEL)
+def _evaluate(folder: Path, config: TrainConfig, evaluations: Sequence[AnyEvaluation], update: Update) -> None:
     for evaluation in evaluations:
-        corpus = evaluation.corpus or config.corpus
         started = time.monotonic()
-        bound = None if evaluation.tokens is None else evaluation.tokens + 1
-        tokens = prepare_split(corpus, evaluation.split, tokenizer, max_tokens=bound, ended=False)
-        results = _perplexities(folder, config, evaluation, tokens, update)
-        whole = next((result for result in reversed(results) if result.protocol.kind == "whole"), None)
-        record = {
+        if isinstance(evaluation, Retrieval):
+            record = _retrieval(folder, config, evaluation, update)
+        else:
+            record = _perplexity(folder, config, evaluation, update)
+        whole = {
             "evaluation": dataclasses.asdict(evaluation),
-            "corpus": corpus,
-            "tokens": tokens.num_tokens - 1,
-            "bytes": tokens.num_bytes,
+            **record,
             "precision": "bf16" if uses_bf16(config.precision) else "fp32",
-            "perplexities": [perplexity_record(result) for result in results],
-            "loss_by_position": None if whole is None else [round(value, 4) for value in whole.loss_by_position],
             "seconds": round(time.monotonic() - started, 1),
             "environment": environment(),
         }
-        write_json(evaluation_path(folder, evaluation), record)
+        write_json(evaluation_path(folder, evaluation), whole)
+
+
+def _perplexity(folder: Path, config: TrainConfig, evaluation: Evaluation, update: Update) -> dict[str, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(folder / MODEL)
+    corpus = evaluation.corpus or config.corpus
+    bound = None if evaluation.tokens is None else evaluation.tokens + 1
+    tokens = prepare_split(corpus, evaluation.split, tokenizer, max_tokens=bound, ended=False)
+    results = _perplexities(folder, config, evaluation, tokens, update)
+    whole = next((result for result in reversed(results) if result.protocol.kind == "whole"), None)
+    return {
+        "corpus": corpus,
+        "tokens": tokens.num_tokens - 1,
+        "bytes": tokens.num_bytes,
+        "perplexities": [perplexity_record(result) for result in results],
+        "loss_by_position": None if whole is None else [round(value, 4) for value in whole.loss_by_position],
+    }
 
 
 def _perplexities(
     folder: Path, config: TrainConfig, evaluation: Evaluation, tokens: TokenFile, update: Update
 ) -> list[Perplexity]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = load_model(folder / MODEL, position=evaluation.read_with).to(device)
     protocols = table_protocols(evaluation.lengths, config.seq_len, evaluation.protocols)
+    model, device = _model(folder, evaluation)
     with torch.autocast(device, torch.bfloat16, uses_bf16(config.precision)):
         return evaluate_protocols(
             model.token_losses,
@@ -214,3 +231,24 @@ def _perplexities(
             device=device,
             update=lambda done, total, note="": update(done, total, f"reading {tokens.corpus}: {note}"),
         )
+
+
+def _retrieval(folder: Path, config: TrainConfig, evaluation: Retrieval, update: Update) -> dict[str, Any]:
+    probe = open_probe(config.corpus)
+    model, device = _model(folder, evaluation)
+    with torch.autocast(device, torch.bfloat16, uses_bf16(config.precision)):
+        recalled = measure_retrieval(
+            lambda ids: model(input_ids=ids, use_cache=False).logits,
+            probe,
+            spots(probe, config.seq_len, evaluation),
+            evaluation,
+            device=device,
+            update=update,
+        )
+    return {"probe": probe.name, "chance": probe.chance, "recalled": [recalled_record(one) for one in recalled]}
+
+
+def _model(folder: Path, evaluation: AnyEvaluation) -> tuple[Any, str]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: Any = load_model(folder / MODEL, position=evaluation.read_with)
+    return model.to(device), device

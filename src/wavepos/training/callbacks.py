@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wavepos.console import Update
-from wavepos.data import Blocks
+from wavepos.data import TrainingSet
 from wavepos.training.checkpoints import mark_complete, marked_facts
 from wavepos.training.processes import any_process, each_process, wait_for_all
 
@@ -145,7 +145,7 @@ class Validation(TrainerCallback):  # type: ignore[misc] # as above
 
     def __init__(
         self,
-        blocks: Blocks,
+        blocks: TrainingSet,
         num_tokens: int,
         every: int,
         precision: torch.dtype | None,

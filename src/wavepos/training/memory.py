@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from wavepos.console import console
+from wavepos.data.probe_tasks import is_probe, open_probe
 from wavepos.data.tokenizers import BPE, Saved, load_tokenizer, parse_tokenizer
 from wavepos.models.decoder.model import DecoderLM
 from wavepos.training.build import build_model
@@ -69,6 +70,8 @@ def memory_plan(config: TrainConfig, vocab_size: int, num_devices: int = 1) -> d
 
 def planned_vocabulary(spec: str) -> tuple[int, str | None]:
     """Words of a tokenizer that may not be at hand, and whose they are if they could not be counted."""
+    if is_probe(spec):
+        return len(open_probe(spec).words), None
     match parse_tokenizer(spec):
         case BPE(vocab_size=vocab_size):
             return vocab_size, None

@@ -26,7 +26,7 @@ def recipe(
     """The config of a named size as it is meant to be trained.
 
     Args:
-        size: tiny, small or paper of "baevski-auli"; tiny, small, 1b or 7b of "llama".
+        size: tiny, small, paper or probe of "baevski-auli"; tiny, small, 1b or 7b of "llama".
         corpus: as `wavepos.data.prepare` takes it.
         position: a method's name or its JSON object, or a list or pattern of layers.
         model: the family.
@@ -124,6 +124,19 @@ def _baevski_auli_recipe(size: str) -> Recipe:
                 final_learning_rate=1e-4,
                 weight_decay=0.1,
                 save_every=500,
+            )
+        case "probe":
+            return Recipe(
+                tokenizer="task:mqar",
+                seq_len=128,
+                steps=1000,
+                batch_tokens=2048,
+                learning_rate=4e-3,
+                warmup_steps=50,
+                final_learning_rate=4e-4,
+                precision="fp32",
+                save_every=500,
+                log_every=50,
             )
         case _:
             return Recipe(

@@ -32,7 +32,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
 from wavepos.console import Update, is_first_process
-from wavepos.data import Blocks, PreparedData
+from wavepos.data import TrainingData
 from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
 from wavepos.training.build import build_model
 from wavepos.training.callbacks import CompleteCheckpoints, RunningLoss, Speed, StopOnSignal, TellProgress, Validation
@@ -49,7 +49,7 @@ MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safe
 def train(
     config: TrainConfig,
     out: Path,
-    data: PreparedData,
+    data: TrainingData,
     update: Update | None = None,
     report_to: Sequence[str] = (),
     *,
@@ -61,7 +61,7 @@ def train(
     Args:
         config: the run.
         out: the run directory.
-        data: what `prepare(config.corpus, config.tokenizer)` gave.
+        data: what `prepare_training(config.corpus, config.tokenizer)` gave.
         update: told in the first process of each update, with the last logged loss and speed.
         report_to: trackers that Trainer knows ("wandb", "trackio", …) and that get what TensorBoard gets, the run under
             the directory's name.
@@ -94,7 +94,7 @@ def train(
 def _trained(
     config: TrainConfig,
     arguments: TrainingArguments,
-    data: PreparedData,
+    data: TrainingData,
     checkpoint: Path | None,
     callbacks: Sequence[TrainerCallback],
     weights: Path | None,
@@ -114,7 +114,7 @@ def _trained(
 
 
 def _finished(
-    config: TrainConfig, record: dict[str, Any], data: PreparedData, checkpoint: Path, processes: int
+    config: TrainConfig, record: dict[str, Any], data: TrainingData, checkpoint: Path, processes: int
 ) -> dict[str, Any]:
     """Make the last checkpoint the run's model and record; called anew where that was cut off."""
     out = checkpoint.parent.parent
@@ -200,11 +200,11 @@ class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is unt
 def _trainer(
     config: TrainConfig,
     arguments: TrainingArguments,
-    data: PreparedData,
+    data: TrainingData,
     callbacks: list[Any],
     weights: Path | None,
 ) -> LanguageModelTrainer:
-    dataset = Blocks(data.train, config.seq_len)
+    dataset = data.training_set(config.seq_len, config.seed, config.steps * config.batch_tokens // config.seq_len)
     if len(dataset) * config.seq_len < config.batch_tokens:
         raise ValueError(
             f"batch_tokens must be at most the {len(dataset) * config.seq_len:,} tokens of the train split of corpus "
@@ -228,7 +228,7 @@ def _trainer(
     trainer.remove_callback(PrinterCallback)
     if config.validate_every is not None:
         precision = torch.bfloat16 if uses_bf16(config.precision) else None
-        blocks = Blocks(data.valid, config.seq_len)
+        blocks = data.validation_set(config.seq_len, VALIDATION_TOKENS)
         every = config.validate_every
         trainer.add_callback(Validation(blocks, VALIDATION_TOKENS, every, precision, trainer.log))
     return trainer
@@ -312,7 +312,7 @@ def _shard_precisely(arguments: TrainingArguments) -> None:
         plugin["mixed_precision_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
-def _save_model(checkpoint: Path, data: PreparedData, directory: Path) -> None:
+def _save_model(checkpoint: Path, data: TrainingData, directory: Path) -> None:
     """The model's own files of a checkpoint and the tokenizer, as one folder that is whole or absent."""
     temporary = directory.with_name(f".{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
