@@ -17,7 +17,6 @@ from wavepos.experiments.published import FIGURE11, TABLE5
 from wavepos.experiments.style import BLUE, GUIDE, RED, panels, title
 from wavepos.experiments.tables import difference_text
 
-
 CAPTION = (
     "Loss: nats per token of the first right answer, with its context and without. Cut: prompts without their middle."
 )
@@ -101,26 +100,31 @@ def compared(first: Path, second: Path, max_length: int | None = None) -> Shown:
         "context less that with it.",
     ]
     figure = differences_figure(found, names)
-    caption = "Fig. 11: the difference in score of each task, with 95% intervals over items."
+    caption = "Fig. 11: the difference of each task, with 95% intervals over items. Blue: the first model is better."
     data = {"a": str(first), "b": str(second), "max_length": lengths[0], "tasks": [_as_json(one) for one in found]}
     return Shown(title="LongBench", lines=lines, figures={"figure11": (figure, caption)}, data=data)
 
 
 def differences_figure(found: Sequence[TaskDifference], names: Sequence[str]) -> Figure:
-    """Fig. 11: a bar for each task, above zero where A is better."""
-    figure, axes = panels(1, 1, height=0.7 + 0.32 * len(found))
-    axis = axes[0, 0]
+    """Fig. 11, and below it the same of the loss of the right answers, which small models tell apart sooner."""
+    figure, axes = panels(2, 1, height=0.8 + 0.26 * len(found))
+    _bars(axes[0, 0], [one.score for one in found], [one.title for one in found], (BLUE, RED))
+    axes[0, 0].set_xlabel("difference in score (points of 100)")
+    title(axes[0, 0], f"{names[0]} less {names[1]}")
+    _bars(axes[1, 0], [one.loss for one in found], [one.title for one in found], (RED, BLUE))
+    axes[1, 0].set_xlabel("difference in the right answer's loss (nats per token)")
+    return figure
+
+
+def _bars(axis: Any, found: Sequence[Interval | None], titles: Sequence[str], colours: tuple[str, str]) -> None:
+    """A bar for each task, the first on top, in the first colour from zero on and in the second below."""
     places = list(range(len(found)))[::-1]
-    values = [one.score.mean for one in found]
-    widths = [one.score.half_width or 0.0 for one in found]
-    colours = [BLUE if value >= 0.0 else RED for value in values]
-    axis.barh(places, values, color=colours, height=0.62)
+    values = [0.0 if one is None else one.mean for one in found]
+    widths = [0.0 if one is None else one.half_width or 0.0 for one in found]
+    axis.barh(places, values, color=[colours[value < 0.0] for value in values], height=0.62)
     axis.errorbar(values, places, xerr=widths, fmt="none", ecolor=GUIDE, capsize=2.0, linewidth=1.0)
     axis.axvline(0.0, color=GUIDE, linewidth=1.0)
-    axis.set_yticks(places, [one.title for one in found])
-    axis.set_xlabel("difference in score (points of 100)")
-    title(axis, f"{names[0]} less {names[1]}")
-    return figure
+    axis.set_yticks(places, titles)
 
 
 def result_folder(path: Path, max_length: int | None = None) -> Path:
