@@ -121,6 +121,7 @@ def _bars(axis: Any, found: Sequence[Interval | None], titles: Sequence[str], co
     places = list(range(len(found)))[::-1]
     values = [0.0 if one is None else one.mean for one in found]
     widths = [0.0 if one is None else one.half_width or 0.0 for one in found]
+    axis.set_axisbelow(True)
     axis.barh(places, values, color=[colours[value < 0.0] for value in values], height=0.62)
     axis.errorbar(values, places, xerr=widths, fmt="none", ecolor=GUIDE, capsize=2.0, linewidth=1.0)
     axis.axvline(0.0, color=GUIDE, linewidth=1.0)
