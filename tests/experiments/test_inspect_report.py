@@ -60,7 +60,7 @@ def test_a_recency_start_is_shown_beside_alibis_slopes(corpus: str, tmp_path: Pa
     assert "a-run (L_train 16), 2 texts of 64 tokens" in text.read_text()
     row = next(line for line in text.read_text().splitlines() if line.startswith("| 1.1 |"))
     own = data["layers"][0]["own"][0][data["distances"].index(16)]
-    assert row.split(" | ")[3] == f"{own:+.2f}".replace("-", "−")
+    assert row.strip("| ").split(" | ")[3] == f"{own:+.2f}".replace("-", "−")
     figure = shown.figures["preferences"][0]
     drawn = figure.axes[0].lines[1].get_ydata()
     assert list(drawn) == pytest.approx(data["layers"][0]["own"][0])
