@@ -233,6 +233,7 @@ def test_the_list_of_studies_says_what_each_needs(
         "rope-wavelet",
         "figures",
         "table2",
+        "natural",
         "table5",
     ):
         assert re.search(rf"│ {name} +│", done.output)
