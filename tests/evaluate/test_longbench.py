@@ -14,7 +14,7 @@ from wavepos.data.tokenizers import train_bpe
 from wavepos.evaluate.longbench import qa_f1, rouge_l
 from wavepos.evaluate.longbench import run as longbench_run
 from wavepos.evaluate.longbench.reading import Reader
-from wavepos.evaluate.longbench.run import LongBenchConfig, longbench, read_records
+from wavepos.evaluate.longbench.run import LongBenchConfig, longbench, read_records, weights_digest
 from wavepos.evaluate.longbench.tasks import NAMES, Item, longbench_tasks, read_items
 from wavepos.experiments.longbench_report import compared, result_folder, results_table
 from wavepos.experiments.published import TABLE5
@@ -275,6 +275,21 @@ def test_a_run_writes_scores_losses_and_a_record_of_each_item(saved: Path, data:
     samsum = read_records(out, "samsum")
     assert all(record["prediction"].count("\n") <= 1 for record in samsum)
     assert results_table(result).row_count == 2
+
+
+def test_any_saved_model_of_transformers_answers(saved: Path, data: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    config = LongBenchConfig(max_length=32, tasks=("samsum",), data=data, limit=1)
+    result = longbench(tmp_path / "llama", config)
+    assert result["path"] == tmp_path / "llama" / "longbench-32" / "longbench.json"
+    (record,) = read_records(tmp_path / "llama" / "longbench-32", "samsum")
+    assert record["truncated"]
+    assert result["tasks"]["samsum"]["loss_with_context"] == record["gold"]["with_context"] / record["gold"]["tokens"]
+    assert result["settings"]["weights"] == weights_digest(tmp_path / "llama") != weights_digest(saved)
 
 
 def test_a_command_that_was_killed_goes_on_and_torn_lines_are_answered_again(
