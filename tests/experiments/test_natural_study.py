@@ -115,9 +115,18 @@ def test_losses_are_read_once_and_found_again(
     found: list[TrainedRun], root: Path, texts: NaturalTexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = probed_texts(StudyOptions(), root, texts, silent)
-    assert len(list((root / "a").glob("natural-*.npz"))) == 2  # as trained, and read otherwise
-    monkeypatch.setattr(natural_study, "natural_losses", lambda *_, **__: pytest.fail("read again"))
+    kept = sorted((root / "a" / "natural").glob("*.npz"))
+    assert len(kept) == 2 * 3  # of three documents, as trained and read otherwise
+    kept[0].unlink()
+    real, read = natural_study.natural_losses, []
+
+    def counted(*given: Any, **named: Any) -> NaturalLosses:
+        read.append(len(given[1]))
+        return real(*given, **named)
+
+    monkeypatch.setattr(natural_study, "natural_losses", counted)
     assert probed_texts(StudyOptions(), root, texts, silent).data == first.data
+    assert read == [1]
 
 
 def test_any_model_with_the_same_tokens_says_which_tokens_are_key(

@@ -9,7 +9,7 @@ whose keys are zero: log w(δ) − log w(0) is then that difference, for any pos
 - *of text*: the queries, relative states and gates of a text, mean over its last rows. A wavelet without a query bias,
   Shaw's and learned tables show here alone. A rotation shows in neither: it changes q·k itself.
 
-A displacement outside a window has no preference: −inf.
+A displacement outside a window, or one whose score lies some 700 below the best, has −inf.
 """
 
 import dataclasses

@@ -23,7 +23,7 @@ class Inspect(Command):
     """The same with the beginning of a file."""
     length: int | None = None
     """Tokens of a text; by default 4 times L_train (1024 for a model without a run), of a page 128 at most."""
-    texts: int = 4
+    texts: int = 8
     """Texts read."""
     corpus: Annotated[
         str | None, arg(help=f"Whose validation split is read; by default that of the run. {CORPUS_HELP}")

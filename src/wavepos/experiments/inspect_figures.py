@@ -165,7 +165,7 @@ def windows_by_slope(layers: Sequence[LayerHeads], num_heads: int) -> Figure:
 
 
 def _cut(values: Any) -> Any:
-    """Values with what lies below the figure left out: −inf is outside a window."""
+    """Values with what lies below the figure left out."""
     return np.where(values >= LOWEST, values, np.nan)
 
 
@@ -180,5 +180,5 @@ def _legend(figure: Figure, axis: Any) -> None:
 
 
 def finite(values: Tensor) -> list[list[float | None]]:
-    """Rows of numbers for JSON; what lies outside a window is null."""
+    """Rows of numbers for JSON; −inf is null."""
     return [[value if np.isfinite(value) else None for value in row] for row in values.tolist()]

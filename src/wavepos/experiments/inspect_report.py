@@ -110,7 +110,7 @@ def shown_inspection(opened_model: Inspected, found: Inspection) -> Shown:
     trained = "" if opened_model.config is None else f" (L_train {opened_model.config['seq_len']:,})"
     lines = [
         f"{opened_model.path.name}{trained}, {found.texts} texts of {found.length:,} tokens; means over the last "
-        f"queries of each. Heads and layers count from 1.",
+        f"queries of each. Heads and layers count from 1; −∞: outside a window, or some 700 below.",
         "",
         *_markdown("Mean attention distance, tokens back", distance_rows(found)),
         *_markdown("Preference by itself: score δ tokens back less that at 0", preference_rows(found, own=True)),
@@ -190,7 +190,7 @@ def _half_life(gate: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−") if math.isfinite(value) else "unseen"
+    return f"{value:+.2f}".replace("-", "−") if math.isfinite(value) else "−∞"
 
 
 def _has_slopes(config: Any) -> bool:

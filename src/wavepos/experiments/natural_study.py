@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -65,25 +66,40 @@ def probed_texts(options: StudyOptions, root: Path, texts: NaturalTexts, update:
 def read_losses(
     path: Path, read_with: Any, documents: Documents, plan: NaturalPlan, update: Update | None = None
 ) -> NaturalLosses:
-    """The losses of a model on documents, kept beside it as natural-DIGEST.npz and found again.
+    """The losses of a model on documents; those of each document are kept beside it, in natural/, and found again.
 
     Args:
         path: a run, or a saved model.
         read_with: JSON of another position to read with; None: its own.
         documents, plan: what is read and how.
-        update: told of the tokens read.
+        update: told of the documents read.
     """
+    kept = [path / "natural" / f"{_digest(document, plan, read_with)}.npz" for document in documents]
+    unread = [number for number, file in enumerate(kept) if not file.exists()]
+    if unread:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = load_model(model_directory(path), position=read_with, local_files_only=True).to(device)
+        token_losses = losses_of(model)
+        for done, number in enumerate(unread):
+
+            def told(part: float, whole: float | None, note: str = "", /, done: int = done) -> None:
+                if update is not None:
+                    share = part / whole if whole else 0.0
+                    update(done + share, len(unread), f"document {done + 1} of {len(unread)}")
+
+            natural_losses(token_losses, [documents[number]], plan, device=device, update=told).save(kept[number])
+    found = [NaturalLosses.load(file) for file in kept]
+    return NaturalLosses(
+        by_window=np.concatenate([one.by_window for one in found], axis=1),
+        by_context=np.concatenate([one.by_context for one in found], axis=1),
+    )
+
+
+def _digest(document: npt.NDArray[np.integer], plan: NaturalPlan, read_with: Any) -> str:
+    """What was read, how and with which position, as a file name."""
     asked = hashlib.sha256(json.dumps([dataclasses.asdict(plan), read_with], sort_keys=True).encode())
-    for document in documents:
-        asked.update(np.asarray(document, dtype="<i8").tobytes())
-    kept = path / f"natural-{asked.hexdigest()[:16]}.npz"
-    if kept.exists():
-        return NaturalLosses.load(kept)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(model_directory(path), position=read_with, local_files_only=True).to(device)
-    losses = natural_losses(losses_of(model), documents, plan, device=device, update=update)
-    losses.save(kept)
-    return losses
+    asked.update(np.asarray(document, dtype="<i8").tobytes())
+    return asked.hexdigest()[:16]
 
 
 def losses_of(model: Any) -> TokenLosses:
