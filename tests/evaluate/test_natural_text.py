@@ -16,6 +16,7 @@ from wavepos.evaluate.natural_text import (
     last_distances,
     losses_by_distance,
     mean_losses,
+    most_gained,
     natural_losses,
 )
 
@@ -114,6 +115,13 @@ def test_key_tokens_are_those_that_a_copier_needs_the_long_context_for() -> None
     assert mean_losses(of_uniform, keys) == pytest.approx([math.log(60.0)] * 5)
     assert not key_tokens(of_uniform).any()
     assert mean_losses(losses, key_tokens(of_uniform)) is None
+    assert np.array_equal(most_gained(losses, keys.mean()), keys)
+    assert most_gained(of_uniform, 0.05).all()  # nothing is gained anywhere: all are tied
+    gains = NaturalLosses(by_window=losses.by_window.copy(), by_context=losses.by_context)
+    gains.by_window[0], gains.by_window[-1] = np.arange(192).reshape(3, 64), 0.0
+    assert np.flatnonzero(most_gained(gains, 0.05)).tolist() == list(range(182, 192))
+    with pytest.raises(ValueError, match="share must lie above 0 and at most at 1, got 0"):
+        most_gained(losses, 0.0)
     unsure = NaturalLosses(by_window=losses.by_window + 2.5, by_context=losses.by_context)
     assert not key_tokens(unsure).any()  # it gains as much, and is still wrong: LCL below −2
 

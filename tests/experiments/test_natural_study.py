@@ -96,8 +96,10 @@ def test_every_seed_of_every_method_is_probed_and_shown(
             assert len(one["by_context"][seed]) == 6
     theirs = data["methods"]["RoPE, read otherwise"]["by_window"][0]
     assert theirs != data["methods"]["RoPE"]["by_window"][0]  # the same run, read with another position
-    best = min(
-        (one["by_window"][i][-1], name, i) for name, one in data["methods"].items() for i in range(len(one["seeds"]))
+    best = max(
+        (one["by_window"][i][0] - one["by_window"][i][-1], name, i)
+        for name, one in data["methods"].items()
+        for i in range(len(one["seeds"]))
     )
     assert data["evaluator"]["name"] == f"{best[1]}, seed {data['methods'][best[1]]['seeds'][best[2]]}"
     lines = markdown.read_text()
@@ -182,14 +184,16 @@ def test_the_tables_hold_means_and_ranges_over_seeds_and_no_perplexity_without_k
 
     runs = [probed("ALiBi", seed, known(0.5 * seed)) for seed in range(2)]
     keys = np.zeros((2, 32), dtype=bool)
-    shown = shown_probes(texts, plan, documents, runs, Evaluator(name="x", run=None, keys=keys), [])
+    shown = shown_probes(texts, plan, documents, runs, Evaluator(name="x", run=None, keys=keys, gained=~keys), [])
     lines = list(shown.lines)
     gain = next(line for line in lines if line.startswith("| ALiBi (2) |"))
     assert gain == "| ALiBi (2) | 1.500 (1.500–1.500) |"  # every token stood 20 back
     assert any("stood 16–31 back" in line for line in lines)
     assert "| tokens | 64 |" in lines
     assert any("2.250 (2.000–2.500)" in line for line in lines)
-    plain, key = (line for line in lines if line.startswith("| ALiBi (2) |") and line.count("|") == 6)
+    plain, key, gained = (line for line in lines if line.startswith("| ALiBi (2) |") and line.count("|") == 6)
     assert plain.startswith(f"| ALiBi (2) | {math.exp(3.25):.2f} ({math.exp(3.0):.2f}–{math.exp(3.5):.2f}) |")
     assert key == "| ALiBi (2) | – | – | – | – |"
+    assert gained == plain
+    assert len(shown.figures["window"][0].axes) == 2  # of key tokens there are none
     assert shown.figures["distance"][0].axes[1].lines[0].get_ydata() == pytest.approx([1.5])

@@ -31,6 +31,7 @@ from wavepos.evaluate.perplexity import TokenLosses, Window, window_losses
 
 LSD_ABOVE, LCL_ABOVE = 2.0, -2.0
 """LongPPL's α and β, in nats."""
+GAINED_SHARE = 0.01
 Losses = npt.NDArray[np.float32]
 
 
@@ -214,6 +215,24 @@ def key_tokens(evaluator: NaturalLosses) -> npt.NDArray[np.bool_]:
     """LongPPL's key tokens: those that the evaluator reads well, and only with a long context; bool [D, N / 2]."""
     whole, short = evaluator.by_window[-1], evaluator.by_window[0]
     found: npt.NDArray[np.bool_] = (short - whole > LSD_ABOVE) & (-whole > LCL_ABOVE)
+    return found
+
+
+def most_gained(evaluator: NaturalLosses, share: float = GAINED_SHARE) -> npt.NDArray[np.bool_]:
+    """That share of the targets whose loss the evaluator lowers most from windows of L_train to the whole; bool.
+
+    No part of LongPPL: small models gain 2 nats from far context on next to no token, and this has no threshold.
+
+    Args:
+        evaluator: its losses.
+        share: of the targets, above 0, at most 1; ties at the border are in.
+    """
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"share must lie above 0 and at most at 1, got {share!r}")
+    gains = evaluator.by_window[0] - evaluator.by_window[-1]
+    count = max(1, round(share * gains.size))
+    border = np.partition(gains, -count, axis=None)[-count]
+    found: npt.NDArray[np.bool_] = gains >= border
     return found
 
 

@@ -52,10 +52,16 @@ def by_context_figure(plan: NaturalPlan, methods: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def by_window_figure(plan: NaturalPlan, methods: Mapping[str, Any]) -> Figure:
-    """Plain perplexity and that of key tokens against the window; arguments as of `by_distance_figure`."""
-    figure, axes = style.panels(2, 1, height=2.7, width=WIDTH, sharex=True)
-    for axis, field, text in zip(axes[:, 0], ("by_window", "key_by_window"), ("all tokens", "key tokens"), strict=True):
+def by_window_figure(plan: NaturalPlan, methods: Mapping[str, Any], fields: Mapping[str, str]) -> Figure:
+    """Perplexities against the window, a panel for each field that has any.
+
+    Args:
+        plan, methods: as of `by_distance_figure`.
+        fields: of the numbers, with the tokens that each is of.
+    """
+    shown = {field: text for field, text in fields.items() if any(any(one[field]) for one in methods.values())}
+    figure, axes = style.panels(len(shown), 1, height=2.5, width=WIDTH, sharex=True)
+    for axis, (field, text) in zip(axes[:, 0], shown.items(), strict=True):
         for name, one in methods.items():
             losses = [of_seed for of_seed in one[field] if of_seed is not None]
             _seeds(axis, name, plan.windows, np.exp(np.array(losses, dtype=np.float64)).tolist())
@@ -66,7 +72,7 @@ def by_window_figure(plan: NaturalPlan, methods: Mapping[str, Any]) -> Figure:
         axis.set_ylabel("perplexity")
         title(axis, text)
         _lengths(axis, plan.train_len)
-    axes[1, 0].set_xlabel("tokens of a window")
+    axes[-1, 0].set_xlabel("tokens of a window")
     style.legend(figure, axes[0, 0])
     return figure
 

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from wavepos.data import Split, prepare_split
 from wavepos.evaluate.long_documents import sample_documents
 from wavepos.evaluate.natural_text import (
+    GAINED_SHARE,
     LCL_ABOVE,
     LSD_ABOVE,
     DistanceBin,
@@ -28,6 +29,12 @@ from wavepos.experiments.long_documents_study import NOVELS
 from wavepos.experiments.natural_figures import by_context_figure, by_distance_figure, by_window_figure
 from wavepos.experiments.plots import line_groups
 
+PERPLEXITIES: Mapping[str, str] = {
+    "by_window": "all tokens",
+    "key_by_window": "key tokens",
+    "gained_by_window": f"the {GAINED_SHARE:.0%} of tokens that the evaluator gains most from",
+}
+"""Fields of a method's numbers, and of which tokens they are."""
 Documents = Sequence[npt.NDArray[np.integer]]
 
 
@@ -81,12 +88,14 @@ class Evaluator:
     Attributes:
         name: as reports name it.
         run: which of the runs it is; None: a model that is none of them.
-        keys: the key tokens, bool [D, N / 2].
+        keys: LongPPL's key tokens, bool [D, N / 2].
+        gained: the tokens that it gains most from, likewise.
     """
 
     name: str
     run: TrainedRun | None
     keys: npt.NDArray[np.bool_]
+    gained: npt.NDArray[np.bool_]
 
 
 def shown_probes(
@@ -134,6 +143,7 @@ def _method(probed: Sequence[Probed], distances: npt.NDArray[np.int64], evaluato
         "by_context": [one.losses.by_context.mean((1, 2), dtype=np.float64).tolist() for one in probed],
         "by_window": [mean_losses(one.losses) for one in probed],
         "key_by_window": [mean_losses(one.losses, evaluator.keys) for one in probed],
+        "gained_by_window": [mean_losses(one.losses, evaluator.gained) for one in probed],
     }
 
 
@@ -163,19 +173,23 @@ def _lines(
     for name, one in methods.items():
         yield f"| {name} ({len(one['seeds'])}) | " + _row(map(_cell, zip(*one["by_context"], strict=True)))
     yield ""
-    for field, what in (("by_window", "Perplexity of all tokens"), ("key_by_window", "Perplexity of key tokens")):
-        yield f"| {what}, windows of | " + _row([*(f"{w:,}" for w in plan.windows[:-1]), f"whole ({length:,})"])
+    for field, what in PERPLEXITIES.items():
+        yield f"| Perplexity of {what}, windows of | " + _row(
+            [*(f"{w:,}" for w in plan.windows[:-1]), f"whole ({length:,})"]
+        )
         yield "|---|" + "---:|" * len(plan.windows)
         for name, one in methods.items():
             found = [losses for losses in one[field] if losses is not None]
-            star = " *" if field == "key_by_window" and any(one["is_evaluator"]) else ""
+            star = " *" if field != "by_window" and any(one["is_evaluator"]) else ""
             cells = map(_perplexity_cell, zip(*found, strict=True)) if found else ["–"] * len(plan.windows)
             yield f"| {name} ({len(one['seeds'])}){star} | " + _row(cells)
         yield ""
     yield (
         f"Key tokens (LongPPL, arXiv 2410.23771): {keys:,} of {targets:,} ({keys / targets:.1%}), by the evaluator "
         f"{evaluator.name}: its loss falls by more than {LSD_ABOVE:g} nats from windows of L_train to the whole text, "
-        f"to less than {-LCL_ABOVE:g}. Its own row (*) is flattered by the choice. Windows move by half their length."
+        f"to less than {-LCL_ABOVE:g}. Where none is given, the evaluator is the model whose mean loss falls most. "
+        f"Small models have few key tokens or none; the {GAINED_SHARE:.0%} whose loss falls most have no threshold. The "
+        "evaluator's own rows (*) are flattered by the choice. Windows move by half their length."
     )
     if left_out:
         others = sorted({run.train_len for run in left_out})
@@ -231,8 +245,8 @@ def _figures(plan: NaturalPlan, methods: Mapping[str, Any], baseline: str, evalu
             f"The loss of the same last {plan.tail} tokens against the context that they are given.",
         )
         found[f"window{end}"] = (
-            by_window_figure(plan, chosen),
-            "Perplexity in sliding windows, of all tokens above and below of those that need a long context as "
-            f"{evaluator.name} finds them; the last point is the whole text.",
+            by_window_figure(plan, chosen, PERPLEXITIES),
+            f"Perplexity in sliding windows, of all tokens and of those that {evaluator.name} says need a long "
+            "context; the last point is the whole text.",
         )
     return found

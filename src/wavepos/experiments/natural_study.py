@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wavepos.console import Update
-from wavepos.evaluate.natural_text import NaturalLosses, NaturalPlan, key_tokens, natural_losses
+from wavepos.evaluate.natural_text import NaturalLosses, NaturalPlan, key_tokens, most_gained, natural_losses
 from wavepos.evaluate.perplexity import TokenLosses
 from wavepos.experiments.exhibits import Shown, trained_seeds
 from wavepos.experiments.natural_report import Documents, Evaluator, NaturalTexts, Probed, shown_probes
@@ -127,9 +127,19 @@ def _evaluator(
         _check_tokens(texts, plan, model_directory(path), documents, f"evaluator {path}")
         losses = read_losses(path, None, documents, plan, update)
         own = next((one.run for one in probed if one.run.folder.resolve() == path.resolve()), None)
-        return Evaluator(name=path.name, run=own, keys=key_tokens(losses))
-    best = min(probed, key=lambda one: float(one.losses.by_window[-1].mean(dtype=np.float64)))
-    return Evaluator(name=f"{best.run.name}, seed {best.run.seed}", run=best.run, keys=key_tokens(best.losses))
+        return Evaluator(name=path.name, run=own, keys=key_tokens(losses), gained=most_gained(losses))
+
+    def gain(one: Probed) -> float:
+        means = one.losses.by_window.mean((1, 2), dtype=np.float64)
+        return float(means[0] - means[-1])
+
+    best = max(probed, key=gain)
+    return Evaluator(
+        name=f"{best.run.name}, seed {best.run.seed}",
+        run=best.run,
+        keys=key_tokens(best.losses),
+        gained=most_gained(best.losses),
+    )
 
 
 def _check_tokens(texts: NaturalTexts, plan: NaturalPlan, directory: Path, documents: Documents, what: str) -> None:
