@@ -188,8 +188,8 @@ def _lines(
         f"Key tokens (LongPPL, arXiv 2410.23771): {keys:,} of {targets:,} ({keys / targets:.1%}), by the evaluator "
         f"{evaluator.name}: its loss falls by more than {LSD_ABOVE:g} nats from windows of L_train to the whole text, "
         f"to less than {-LCL_ABOVE:g}. Where none is given, the evaluator is the model whose mean loss falls most. "
-        f"Small models have few key tokens or none; the {GAINED_SHARE:.0%} whose loss falls most have no threshold. The "
-        "evaluator's own rows (*) are flattered by the choice. Windows move by half their length."
+        f"Small models have few key tokens or none; the {GAINED_SHARE:.0%} whose loss falls most have no threshold. "
+        "The evaluator's own rows (*) are flattered by the choice. Windows move by half their length."
     )
     if left_out:
         others = sorted({run.train_len for run in left_out})
