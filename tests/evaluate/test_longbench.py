@@ -14,11 +14,12 @@ from wavepos.data.tokenizers import train_bpe
 from wavepos.evaluate.longbench import qa_f1, rouge_l
 from wavepos.evaluate.longbench import run as longbench_run
 from wavepos.evaluate.longbench.reading import Reader
-from wavepos.evaluate.longbench.run import LongBenchConfig, longbench, read_records, weights_digest
+from wavepos.evaluate.longbench.run import LongBenchConfig, longbench, read_records
 from wavepos.evaluate.longbench.tasks import NAMES, Item, longbench_tasks, read_items
 from wavepos.experiments.longbench_report import compared, result_folder, results_table
 from wavepos.experiments.published import TABLE5
 from wavepos.models import BaevskiAuliConfig, BaevskiAuliForCausalLM
+from wavepos.models.loading import weights_digest
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from wavepos.experiments.exhibits import Shown, trained_seeds
 from wavepos.experiments.natural_report import Documents, Evaluator, NaturalTexts, Probed, shown_probes
 from wavepos.experiments.study import StudyOptions
 from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM
-from wavepos.models.loading import load_model
+from wavepos.models.loading import load_model, weights_digest
 from wavepos.runs import model_directory
 
 TEXTS = NaturalTexts()
@@ -74,7 +74,8 @@ def read_losses(
         documents, plan: what is read and how.
         update: told of the documents read.
     """
-    kept = [path / "natural" / f"{_digest(document, plan, read_with)}.npz" for document in documents]
+    asked = [dataclasses.asdict(plan), read_with, weights_digest(model_directory(path))]
+    kept = [path / "natural" / f"{_digest(document, asked)}.npz" for document in documents]
     unread = [number for number, file in enumerate(kept) if not file.exists()]
     if unread:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -95,11 +96,11 @@ def read_losses(
     )
 
 
-def _digest(document: npt.NDArray[np.integer], plan: NaturalPlan, read_with: Any) -> str:
-    """What was read, how and with which position, as a file name."""
-    asked = hashlib.sha256(json.dumps([dataclasses.asdict(plan), read_with], sort_keys=True).encode())
-    asked.update(np.asarray(document, dtype="<i8").tobytes())
-    return asked.hexdigest()[:16]
+def _digest(document: npt.NDArray[np.integer], asked: Any) -> str:
+    """What was read, how and by which model, as a file name."""
+    found = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    found.update(np.asarray(document, dtype="<i8").tobytes())
+    return found.hexdigest()[:16]
 
 
 def losses_of(model: Any) -> TokenLosses:

@@ -3,7 +3,6 @@
 In the folder of the result lie TASK.jsonl, a line for each item that was answered, and `RESULT`.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,11 +16,10 @@ from transformers import AutoTokenizer
 from wavepos.console import Update
 from wavepos.evaluate.longbench.reading import Reader
 from wavepos.evaluate.longbench.tasks import NAMES, Item, Task, longbench_tasks, mean_words, read_items
-from wavepos.models.loading import load_model
+from wavepos.models.loading import load_model, weights_digest
 from wavepos.runs import environment, model_directory, write_json, write_text
 
 RESULT = "longbench.json"
-_HASHED_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +94,6 @@ def longbench(
     result |= {"finished": True, "environment": environment()}
     write_json(out / RESULT, result)
     return {**result, "path": out / RESULT}
-
-
-def weights_digest(directory: Path) -> str:
-    """What tells one saved model from another: names and sizes of its weight files, and the first MiB of each."""
-    found = hashlib.sha256()
-    for path in sorted(file for kind in ("*.safetensors", "*.bin") for file in directory.glob(kind)):
-        found.update(f"{path.name} {path.stat().st_size} ".encode())
-        with path.open("rb") as file:
-            found.update(file.read(_HASHED_BYTES))
-    return found.hexdigest()[:16]
 
 
 def read_records(folder: Path, task: str) -> list[dict[str, Any]]:
