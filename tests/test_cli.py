@@ -58,7 +58,7 @@ def wavepos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 HEAVY = ("torch", "transformers", "numpy", "datasets", "matplotlib")
-COMMANDS = ("demo", "study", "report", "train", "eval", "harness", "generate")
+COMMANDS = ("demo", "study", "report", "train", "eval", "harness", "longbench", "inspect", "generate")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -233,6 +233,7 @@ def test_the_list_of_studies_says_what_each_needs(
         "rope-wavelet",
         "figures",
         "table2",
+        "natural",
         "table5",
     ):
         assert re.search(rf"│ {name} +│", done.output)
@@ -298,6 +299,13 @@ def test_a_dry_run_of_seven_billion_plans_for_many_gpus(wavepos: Callable[..., D
         (("train", "--method", "nope", "--import", "no_such_module"), "No module named 'no_such_module'"),
         (("train", "--method", "nope", "--import", "nowhere.py"), "no such file: nowhere.py"),
         (("harness", "run", "--max-length", "0"), "max_length must be at least 1, got 0"),
+        (("inspect", "nowhere"), "path must be the directory of a run of `wavepos train`"),
+        (("inspect", "run", "--text", "a", "--text-file", "b"), "two ways to give one text, got both"),
+        (("longbench",), "longbench takes a model and --max-length, or --compare A B"),
+        (("longbench", "run", "--max-length", "64", "--tasks", "qaspar"), "got 'qaspar'; did you mean 'qasper'?"),
+        (("longbench", "run", "--max-length", "64"), "path must be the directory of a run of `wavepos train`"),
+        (("longbench", "--compare", "a", "b"), "models with a result of `wavepos longbench`: none in a"),
+        (("longbench", "c", "--compare", "a", "b"), "compare takes two models and no third, got c"),
     ],
     ids=str,
 )

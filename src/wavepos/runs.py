@@ -149,6 +149,24 @@ def finished_run(run_dir: Path) -> dict[str, Any]:
     return record
 
 
+def model_directory(path: Path) -> Path:
+    """The folder of the model: path/model of a run of ours, else path itself.
+
+    Raises:
+        FileNotFoundError: neither a run nor a saved model.
+        ValueError: the run is not finished.
+    """
+    if (path / RECORD).exists():
+        finished_run(path)
+        return path / MODEL
+    if not (path / "config.json").exists():
+        raise FileNotFoundError(
+            f"path must be the directory of a run of `wavepos train` (run.json) or of a saved transformers model "
+            f"(config.json), found neither in {path}"
+        )
+    return path
+
+
 def _check_registered(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Refuse a run whose position or wavelet nobody has registered here, with what it was trained with."""
     position = record.get("config", {}).get("position")

@@ -10,7 +10,7 @@ import pytest
 
 from wavepos.experiments import catalogue, long_documents_study, texts
 from wavepos.experiments.catalogue import EXHIBITS, Execution, run_study
-from wavepos.experiments.exhibits import trained_runs
+from wavepos.experiments.exhibits import trained_runs, trained_seeds
 from wavepos.experiments.folders import RunFolders
 from wavepos.experiments.machine import plan_tasks, run_tasks
 from wavepos.experiments.study import Study, StudyOptions
@@ -48,6 +48,15 @@ def test_runs_of_table_1_are_found_by_method_and_absent_ones_named(tmp_path: Pat
     record = {"status": "finished", "config": dataclasses.asdict(run.config)}
     (folder / "run.json").write_text(json.dumps(record))
     assert trained_runs(StudyOptions(), tmp_path, ("RoPE", "ALiBi")) == ({"ALiBi": folder}, ["RoPE"])
+    assert [(one.name, one.seed, one.folder) for one in trained_seeds(StudyOptions(), tmp_path)] == [
+        ("ALiBi", 0, folder)
+    ]
+    other = dataclasses.replace(run.config, seed=7)
+    (tmp_path / "seventh").mkdir()
+    (tmp_path / "seventh" / "run.json").write_text(
+        json.dumps({"status": "finished", "config": dataclasses.asdict(other)})
+    )
+    assert [one.seed for one in trained_seeds(StudyOptions(methods=("ALiBi",)), tmp_path)] == [0, 7]
     (folder / "run.json").write_text(json.dumps(record | {"status": "started"}))
     assert trained_runs(StudyOptions(), tmp_path, ("RoPE", "ALiBi")) == ({}, ["RoPE", "ALiBi"])
 

@@ -18,7 +18,7 @@ from wavepos.evaluate.harness.plan import HarnessConfig
 from wavepos.evaluate.harness.run import harness
 from wavepos.evaluate.run import evaluate_run
 from wavepos.models import from_llama
-from wavepos.models.loading import load_model
+from wavepos.models.loading import load_model, weights_digest
 from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig
 from wavepos.training.recipes import recipe
@@ -163,3 +163,19 @@ def test_what_is_loaded_of_a_position_stays_where_something_of_it_is_missing(
     assert not torch.equal(state[first], saved[first])
     for key in set(saved) - {first}:
         assert torch.equal(state[key], saved[key]), key
+
+
+def test_a_weight_that_changes_anywhere_in_a_small_model_changes_its_digest(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    content = bytearray(2**20)
+    path.write_bytes(content)
+    digests = {weights_digest(tmp_path)}
+    for place in (0, 700_001, 2**20 - 1):
+        content[place] = 1
+        path.write_bytes(content)
+        digests.add(weights_digest(tmp_path))
+    path.rename(tmp_path / "other.safetensors")
+    digests.add(weights_digest(tmp_path))
+    assert len(digests) == 5
+    (tmp_path / "config.json").write_text("{}")
+    assert weights_digest(tmp_path) in digests

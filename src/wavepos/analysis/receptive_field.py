@@ -8,10 +8,12 @@ measures any map.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavepos import ALiBi
 from wavepos.analysis.attention_maps import AttentionInputs
@@ -80,9 +82,7 @@ def reach(weights: Tensor, threshold: float, first_row: int = 0) -> Tensor:
         first_row: position of the first query.
     """
     _check_threshold(threshold)
-    rows, keys = weights.shape[-2:]
-    displacement = torch.arange(rows, device=weights.device)[:, None] + first_row
-    displacement = displacement - torch.arange(keys, device=weights.device)
+    displacement = _displacements(weights, first_row)
     return displacement.expand(weights.shape).where(weights >= threshold, -1).amax(-1)
 
 
@@ -130,3 +130,78 @@ def row_windows(weights_HTS: Tensor, threshold: float, mass: float = 0.99, first
 def _check_threshold(threshold: float) -> None:
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold must lie between 0 and 1, got {threshold!r}")
+
+
+def distance_edges(length: int) -> tuple[int, ...]:
+    """Bounds of bins of displacements 0, 1, 2–3, 4–7, … that double: 0, 1, 2, 4, …, length; bin i is [edge i, i + 1).
+
+    Args:
+        length: displacements 0 … length − 1 are binned; at least 1.
+    """
+    return (0, *(2**i for i in range(length.bit_length()) if 2**i < length), length)
+
+
+def mass_by_distance(weights_HTS: Tensor, edges: Sequence[int], first_row: int) -> Tensor:
+    """The share of each head's weight by displacement, mean over the rows, float64 [H, bins]; a row of it sums to 1.
+
+    Args:
+        weights_HTS: rows of a causal map.
+        edges: of the bins, as `distance_edges` gives them.
+        first_row: position of the first row.
+    """
+    displacement_TS = _displacements(weights_HTS, first_row)
+    bounds = torch.tensor(edges[1:], device=weights_HTS.device)
+    bins_TS = torch.bucketize(displacement_TS.clamp_min(0), bounds, right=True).clamp_max(len(edges) - 2)
+    heads, rows, _ = weights_HTS.shape
+    mass_HN = torch.zeros(heads, len(edges) - 1, dtype=torch.float64, device=weights_HTS.device)
+    mass_HN.index_add_(1, bins_TS.flatten(), weights_HTS.to(torch.float64).flatten(1))
+    return mass_HN / rows
+
+
+def mean_distance(weights_HTS: Tensor, first_row: int) -> Tensor:
+    """How many tokens back each head attends to, Σ weight · δ, mean over the rows, float64 [H]."""
+    displacement_TS = _displacements(weights_HTS, first_row).to(torch.float64)
+    return (weights_HTS.to(torch.float64) * displacement_TS).sum(-1).mean(-1)
+
+
+def gradient_by_distance(model: nn.Module, input_ids: Tensor) -> Tensor:
+    """How much the loss of the last token hangs on each token before it: ‖∂(−log p)/∂e_{m−δ}‖₂, float64 [T − 1].
+
+    e is what the embedding gives for a token. Entry δ is the token δ before the last input; attention mass says where a
+    head looks in one layer, this what reaches the prediction through all of them.
+
+    Args:
+        model: a causal language model of transformers, in evaluation; its forward takes logits_to_keep.
+        input_ids: int64 [T] on the model's device, T at least 2; the last is the target alone.
+
+    Raises:
+        ValueError: fewer than two tokens, or a model in training.
+    """
+    if input_ids.dim() != 1 or input_ids.shape[0] < 2:
+        raise ValueError(f"input_ids must be one sequence of at least 2 tokens, got shape {tuple(input_ids.shape)}")
+    if model.training:
+        raise ValueError("model must be in evaluation (model.eval()): with dropout there is no one gradient")
+    given: Any = model
+    states: list[Tensor] = []
+
+    def freed(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        states.append(output.detach().requires_grad_())
+        return states[-1]
+
+    handle = given.get_input_embeddings().register_forward_hook(freed)
+    try:
+        with torch.enable_grad():
+            logits = given(input_ids[None, :-1], use_cache=False, logits_to_keep=1).logits[0]
+            loss = torch.nn.functional.cross_entropy(logits.float(), input_ids[-1:])
+            gradient_BTC: Tensor = torch.autograd.grad(loss, states)[0]
+    finally:
+        handle.remove()
+    norms: Tensor = torch.linalg.vector_norm(gradient_BTC[0].to(torch.float64), dim=-1)
+    return norms.flip(0)
+
+
+def _displacements(weights_HTS: Tensor, first_row: int) -> Tensor:
+    """δ = m − n of rows of weights [..., T, S], int64 [T, S]."""
+    rows, keys = weights_HTS.shape[-2:]
+    query_T = torch.arange(rows, device=weights_HTS.device) + first_row
+    return query_T[:, None] - torch.arange(keys, device=weights_HTS.device)

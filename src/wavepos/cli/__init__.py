@@ -1,4 +1,4 @@
-"""The command line: wavepos demo | study | report | train | eval | harness | generate.
+"""The command line: wavepos demo | study | report | train | eval | harness | longbench | inspect | generate.
 
 One file for each command; none imports torch before it runs, so that help is there at once.
 """
@@ -12,6 +12,8 @@ from wavepos.cli.demo import Demo
 from wavepos.cli.eval import Eval
 from wavepos.cli.generate import Generate
 from wavepos.cli.harness import Harness
+from wavepos.cli.inspect import Inspect
+from wavepos.cli.longbench import LongBench
 from wavepos.cli.report import Report
 from wavepos.cli.study import Study
 from wavepos.cli.train import Train, train_defaults
@@ -23,6 +25,8 @@ COMMANDS: Mapping[str, type[Command]] = {
     "train": Train,
     "eval": Eval,
     "harness": Harness,
+    "longbench": LongBench,
+    "inspect": Inspect,
     "generate": Generate,
 }
 DESCRIPTION = (

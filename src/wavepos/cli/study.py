@@ -29,6 +29,9 @@ class Study(Command):
     size: StudySize | None = None
     """cpu (minutes per run on 2 cores), gpu (minutes per run on one), paper (the paper to the letter)."""
     corpus: Annotated[str | None, arg(help=f"Text to train on: {CORPUS_HELP}")] = None
+    evaluator: Path | None = None
+    """Of study natural: a model (a run, or saved, with the same tokenizer) that says which tokens need a long context;
+    by default the trained model that reads best whole."""
     only: tuple[str, ...] | None = None
     """Rows of the study, by name or by number as --dry-run shows them."""
     out: Path = Path("runs/studies")
@@ -55,7 +58,9 @@ class Study(Command):
         if self.name == "list":
             print_studies()
             return
-        options = StudyOptions(seeds=self.seeds, methods=self.methods, size=self.size, corpus=self.corpus)
+        options = StudyOptions(
+            seeds=self.seeds, methods=self.methods, size=self.size, corpus=self.corpus, evaluator=self.evaluator
+        )
         execution = Execution(
             out=self.out,
             report=self.report,

@@ -182,24 +182,34 @@ def _perplexity(
     )
 
 
-def window_nats(
+def window_losses(
     token_losses: TokenLosses,
     tokens: npt.NDArray[np.integer],
     windows: Sequence[Window],
     tally: Tally,
     device: torch.device | str = "cpu",
     batch_tokens: int = BATCH_TOKENS,
-) -> list[float]:
-    """The nats of the scored targets of each window; those of one length that stand side by side are batched.
+) -> Iterator[npt.NDArray[np.float64]]:
+    """−log p of the scored targets of each window; windows of one length that stand side by side are batched.
 
     The tally counts the tokens read.
     """
-    nats: list[float] = []
     for batch in _batches(windows, batch_tokens):
         losses = _losses(token_losses, tokens, batch, device)
-        nats += [float(row[window.first_scored :].sum()) for row, window in zip(losses, batch, strict=True)]
         tally.add(losses.size)
-    return nats
+        for row, window in zip(losses, batch, strict=True):
+            yield row[window.first_scored :]
+
+
+def window_nats(
+    token_losses: TokenLosses,
+    tokens: npt.NDArray[np.integer],
+    windows: Sequence[Window],
+    tally: Tally,
+    device: torch.device | str = "cpu",
+) -> list[float]:
+    """The nats of the scored targets of each window, as `window_losses` computes them."""
+    return [float(losses.sum()) for losses in window_losses(token_losses, tokens, windows, tally, device)]
 
 
 def table_protocols(seq_lens: Sequence[int], train_len: int, kinds: Sequence[Kind] = KINDS) -> list[Protocol]:

@@ -38,6 +38,7 @@ EXHIBITS: Mapping[str, tuple[str, str]] = {
     "rope-wavelet": ("wavepos.experiments.rope_wavelet_report:rope_wavelet", "nothing; seconds"),
     "figures": ("wavepos.experiments.figures:figures", f"nothing, and {OF_RUNS} for Fig. 2, 3, 7, 8; a minute each"),
     "table2": ("wavepos.experiments.long_documents_study:table2", f"{OF_RUNS}; novels; some minutes a run"),
+    "natural": ("wavepos.experiments.natural_study:natural", f"{OF_RUNS}; novels; about 3 minutes a run"),
     "table5": ("wavepos.experiments.texts:table5", "the texts; a minute"),
 }
 """Name of a study that trains nothing to "module:function" and what it needs."""
@@ -115,6 +116,8 @@ def run_study(
     Returns:
         The report's page; None after a dry run.
     """
+    if options.evaluator is not None and name != "natural":
+        raise ValueError(f"evaluator goes with study 'natural', which study {name!r} is not")
     if name in EXHIBITS:
         return _show(name, options, execution)
     study, path = load_study(name, options)

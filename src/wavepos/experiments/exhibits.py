@@ -3,6 +3,7 @@
 An exhibit is a function (options, folder of the run directories, update) → `Shown`; `catalogue.py` lists them.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ class Shown:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+MOST_SEEDS = 20
+"""Seeds of each method that are looked for."""
 ExhibitFunction = Callable[[StudyOptions, Path, Update], Shown]
 
 
@@ -73,6 +76,46 @@ def trained_runs(options: StudyOptions, root: Path, methods: Sequence[str]) -> t
         if is_finished(folder := folders.folder(run.config)):
             found.setdefault(run.name, folder)
     return found, [name for name in dict.fromkeys(run.name for run in runs) if name not in found]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRun:
+    """A finished run of table1.
+
+    Attributes:
+        name: of its method in the table.
+        seed: of its training.
+        folder: its directory.
+        train_len: L_train.
+        read_with: JSON of the position it is read with; None: the trained one.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+    train_len: int
+    read_with: Any
+
+
+def trained_seeds(options: StudyOptions, root: Path) -> list[TrainedRun]:
+    """All finished runs of table1, every seed below `MOST_SEEDS`, in the table's order of methods.
+
+    Args:
+        options: size, corpus and methods, as table1 takes them.
+        root: folder of the run directories.
+    """
+    folders = RunFolders(root)
+    found = [
+        TrainedRun(
+            name=run.name,
+            seed=run.config.seed,
+            folder=folders.folder(run.config),
+            train_len=run.config.seq_len,
+            read_with=run.evaluations[0].read_with,
+        )
+        for run in table1(dataclasses.replace(options, seeds=MOST_SEEDS)).runs
+    ]
+    return [run for run in found if is_finished(run.folder)]
 
 
 def missing_lines(missing: Sequence[str]) -> list[str]:

@@ -38,7 +38,7 @@ def figures(result: dict[str, Any], reference: dict[str, Any] | None = None) -> 
         band = _equal_panel(panel, reference)
         note = _band_note(band, reference)
         for index, text in enumerate(panel.texts):
-            for group, names in enumerate(groups(panel.names, result["baseline"])):
+            for group, names in enumerate(line_groups(panel.names, result["baseline"])):
                 start, end = f"{number}-{index}-", f"-{group}" if group else ""
                 for kind, caption in CAPTIONS.items():
                     if kind in kinds_of(panel, text):
@@ -185,7 +185,7 @@ def wavelets(position: Wavelet) -> Figure:
 
 def _of_all_texts(panel: Panel, number: int, baseline: str) -> Figures:
     found: Figures = {}
-    for group, names in enumerate(groups(panel.names, baseline)):
+    for group, names in enumerate(line_groups(panel.names, baseline)):
         caption = "Training loss of each method's first seed, all on the same batches; crosses: validation loss."
         found[f"{number}-all-learning{f'-{group}' if group else ''}"] = (learning_curves(panel, names), caption)
     parsed = {o["name"]: _first_wavelet(o["config"]["position"]) for o in panel.outcomes}
@@ -204,8 +204,8 @@ def _first_wavelet(position: Any) -> Any:
     return None if found is None else dataclasses.replace(found, learn=(), learn_per_head=False)
 
 
-def groups(names: Sequence[str], baseline: str) -> list[list[str]]:
-    """The names in parts of at most `MOST_LINES`, the baseline in each."""
+def line_groups(names: Sequence[str], baseline: str) -> list[list[str]]:
+    """Methods in groups of at most `MOST_LINES`, the baseline first in each, as equal in size as can be."""
     if len(names) <= MOST_LINES:
         return [list(names)]
     first = [name for name in names if name == baseline]

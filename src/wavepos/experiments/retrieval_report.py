@@ -15,7 +15,7 @@ from wavepos.data.probe_tasks import open_probe
 from wavepos.data.probes import Probe
 from wavepos.experiments import style
 from wavepos.experiments.page import document, figure_html, made_by, markdown_html
-from wavepos.experiments.plots import Figures, groups
+from wavepos.experiments.plots import Figures, line_groups
 from wavepos.experiments.style import GUIDE, style_of
 
 IN_RANGE = 0.5
@@ -114,7 +114,7 @@ def figures(result: dict[str, Any]) -> Figures:
     names = list(dict.fromkeys(name for panel in found for name in panel.names))
     return {
         f"retrieval{f'-{number}' if number else ''}": (accuracy_against_distance(found, group), CAPTION)
-        for number, group in enumerate(groups(names, result["baseline"]))
+        for number, group in enumerate(line_groups(names, result["baseline"]))
     }
 
 

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from wavepos.data import Split
@@ -174,12 +175,15 @@ class StudyOptions:
         methods: names in the study's table, methods, or JSON objects; None: all of the study.
         size: "cpu", "gpu" or "paper"; None: the study's own smallest.
         corpus: to train on; None: the study's own.
+        evaluator: directory of the model that says which tokens need a long context (study natural); None: the best at
+            hand.
     """
 
     seeds: int | None = None
     methods: tuple[str, ...] | None = None
     size: SizeName | None = None
     corpus: str | None = None
+    evaluator: Path | None = None
 
     def __post_init__(self) -> None:
         if self.seeds is not None and self.seeds < 1:

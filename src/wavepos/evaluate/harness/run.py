@@ -23,7 +23,7 @@ from wavepos.console import Update
 from wavepos.evaluate.harness.plan import BY_LENGTH, RULER, HarnessConfig, Step, steps
 from wavepos.evaluate.harness.step import load_tasks, measured, quiet_lm_eval
 from wavepos.models.loading import load_model
-from wavepos.runs import MODEL, RECORD, environment, finished_run, write_json
+from wavepos.runs import environment, model_directory, write_json
 
 
 def harness(path: Path, config: HarnessConfig, out: Path | None = None, update: Update | None = None) -> dict[str, Any]:
@@ -60,24 +60,6 @@ def harness(path: Path, config: HarnessConfig, out: Path | None = None, update: 
         record["finished"] = done + 1 == len(planned)
         write_json(out, record)
     return {**record, "path": out}
-
-
-def model_directory(path: Path) -> Path:
-    """The folder of the model: path/model of a run of ours, else path itself.
-
-    Raises:
-        FileNotFoundError: neither a run nor a saved model.
-        ValueError: the run is not finished.
-    """
-    if (path / RECORD).exists():
-        finished_run(path)
-        return path / MODEL
-    if not (path / "config.json").exists():
-        raise FileNotFoundError(
-            f"path must be the directory of a run of `wavepos train` (run.json) or of a saved transformers model "
-            f"(config.json), found neither in {path}"
-        )
-    return path
 
 
 def results_table(record: dict[str, Any]) -> Table:
