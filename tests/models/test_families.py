@@ -61,6 +61,26 @@ def test_with_our_rotation_a_family_computes_what_it_did(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_under_autocast_a_family_is_trained_and_read_as_exactly_as_its_own_model(family: str) -> None:
+    theirs, x = small_model(family), tokens()
+    ours = convert(theirs, "rotary" if family == "llama" else "nope", native_rotation=family != "llama").eval()
+    learning = positioned(family, "forget_gate").train()
+    with torch.autocast("cpu", torch.bfloat16):
+        learning(x, labels=x).loss.backward()
+        with torch.no_grad():
+            found, expected = ours(x, use_cache=False).logits.float(), theirs(x, use_cache=False).logits.float()
+            cached = ours(x, use_cache=True).logits.float()
+    assert all(
+        bool(parameter.grad.isfinite().all()) for parameter in learning.parameters() if parameter.grad is not None
+    )
+    with torch.no_grad():
+        exact = theirs(x, use_cache=False).logits
+    allowed = 2.0 * (expected - exact).abs().max() + 1e-4
+    assert (found - exact).abs().max() <= allowed
+    assert (cached - exact).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_of_a_familys_own_positions_is_left(family: str) -> None:
     theirs = small_model(family, num_hidden_layers=1)
     ours = convert(theirs, "nope").eval()

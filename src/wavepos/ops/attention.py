@@ -159,11 +159,17 @@ def _autocast(
     q: Tensor, k: Tensor, v: Tensor, relative_states: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The inputs cast as SDPA casts its own; the precision inside is the backend's."""
-    device = q.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    dtype = autocast_dtype(q.device.type)
+    if dtype is None:
         return q, k, v, relative_states
-    dtype = torch.get_autocast_dtype(device)
     return q.to(dtype), k.to(dtype), v.to(dtype), None if relative_states is None else relative_states.to(dtype)
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype that autocast gives SDPA's inputs on a type of device; None where it is off."""
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:

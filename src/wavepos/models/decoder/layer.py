@@ -20,6 +20,7 @@ from transformers.modeling_utils import AttentionInterface
 from wavepos.models.base import AttentionInputs
 from wavepos.models.context import Context, first_kept, num_slots, of_kept
 from wavepos.models.projections import Projected, updated
+from wavepos.ops.attention import autocast_dtype
 from wavepos.ops.call import Backend
 from wavepos.positions import NoPE, Position
 
@@ -57,6 +58,7 @@ class LayerCall:
     def update(self, k_BGSD: Tensor, v_BGSD: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """What the family's code asks of a cache: these keys, rotated, and their gates go in, all of them come out."""
         assert self.cache is not None
+        k_BGSD = _autocast(k_BGSD)
         slots = torch.arange(k_BGSD.shape[2], device=k_BGSD.device) + self.context.query_offset
         where = (layer_idx, {"cache_position": slots})
         k_BGSD, v_BGSD, self.gates = updated(self.cache, self._rotated(k_BGSD), v_BGSD, self.gates, *where)
@@ -73,6 +75,7 @@ class LayerCall:
             self.gates,
             q_BHTD.shape[2],
         )
+        q_BHTD, k_BGSD, v_BGSD = (_autocast(x) for x in (q_BHTD, k_BGSD, v_BGSD))
         windows = [one for one in (window, self.position.window) if one is not None]
         position, window = self.position, min(windows, default=None)
         if self.cache is None:
@@ -132,6 +135,12 @@ class LayerCall:
             raise ValueError(
                 f"{what} and {why}: give DynamicCache() without a config, which keeps them, or use_cache=False"
             )
+
+
+def _autocast(x: Tensor) -> Tensor:
+    """As SDPA takes it: under autocast a family's rotation and norms leave queries and keys in float32."""
+    dtype = autocast_dtype(x.device.type)
+    return x if dtype is None else x.to(dtype)
 
 
 def attend(  # noqa: PLR0913 - transformers' attention function
