@@ -14,10 +14,11 @@ from benchmarks.attention import AttentionConfig, attention_config
 from benchmarks.decode import DecodeConfig, decode_config
 from benchmarks.first_look import first_look
 from benchmarks.generate import GenerateConfig, generate_config
-from benchmarks.run import BENCHMARKS, default_device, run_all, run_benchmark
+from benchmarks.run import BENCHMARKS, run_all, run_benchmark
 from benchmarks.train_step import TrainStepConfig, train_step_config
 from benchmarks.yardstick import YardstickConfig, yardstick_config
 from wavepos.cli.command import quiet, read_command, told
+from wavepos.models.loading import default_device
 
 ALL = "all"
 DESCRIPTION = """Measure time and memory beside other ways to do the same.

@@ -48,11 +48,6 @@ BENCHMARKS = (
 )
 
 
-def default_device() -> str:
-    """CUDA if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def run_benchmark(benchmark: Benchmark, config: Any, out: Path, resume: bool, deadline: float | None = None) -> None:
     """Measure, write `<benchmark>_<device>.json` and its plots into the directory, and print a table.
 

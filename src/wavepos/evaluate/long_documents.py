@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from wavepos.console import Tally, Update
 from wavepos.data import Split, TokenFile, prepare_split
 from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, table_protocols, window_nats
-from wavepos.models.loading import load_model
+from wavepos.models.loading import default_device, load_model
 from wavepos.runs import MODEL, environment, finished_run, slug, write_json
 
 LENGTHS = (4096, 8192, 16_384, 32_768)
@@ -144,7 +144,7 @@ def evaluate_run_on_long_documents(
     """
     config = finished_run(run_dir)["config"]
     lengths, corpus = sorted(lengths or LENGTHS), corpus or config["corpus"]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)
     tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
     tokens = prepare_split(corpus, split, tokenizer)

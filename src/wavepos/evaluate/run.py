@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer
 
 from wavepos.console import Update
 from wavepos.data import TokenFile, prepare_split
 from wavepos.data.preparation import valid_bound
 from wavepos.evaluate.perplexity import TextSize, evaluate_protocols, perplexity_record, table_protocols
-from wavepos.models.loading import load_model
+from wavepos.models.loading import default_device, load_model
 from wavepos.runs import MODEL, environment, finished_run, slug, write_json
 
 
@@ -34,7 +33,7 @@ def evaluate_run(
         raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
     config = finished_run(run_dir)["config"]
     train_len = config["seq_len"]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)
     tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
     bound = valid_bound(config["max_tokens"]) if corpus is None else None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wavepos.analysis.inspect import THRESHOLD, Inspection, LayerHeads
 from wavepos.analysis.receptive_field import alibi_window
-from wavepos.experiments.style import BLACK, GUIDE, WIDTH, panels, title
+from wavepos.experiments.style import BLACK, GUIDE, legend, panels, title
 from wavepos.positions.alibi import alibi_slopes
 
 LOWEST = -12.0
@@ -67,12 +67,11 @@ def preferences(found: Inspection) -> Figure:
                 axis.plot(at, _cut(-slope * (at - 1)), color=colour, linestyle="dotted", linewidth=0.8)
                 axis.plot(at, _cut(curves[head].numpy()), color=colour, linewidth=1.4, label=f"head {head + 1}")
             title(axis, f"layer {layer.layer + 1}, {what}", size=8.5)
-            axis.set_xscale("log", base=2)
-            axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value - 1:g}"))
+            _tokens_back(axis)
     for axis in axes[-1]:
         axis.set_xlabel("tokens back, δ")
     figure.supylabel("score for δ less score for 0", fontsize=9)
-    _legend(figure, axes[0, 0])
+    legend(figure, axes[0, 0], columns=4)
     return figure
 
 
@@ -113,13 +112,12 @@ def beyond(found: Inspection) -> Figure:
         for head in range(len(mass)):
             axis.plot(edges + 1, share[head], color=_colour(head, len(mass)), linewidth=1.4, label=f"head {head + 1}")
         title(axis, f"layer {found.layers[index].layer + 1}", size=8.5)
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value - 1:g}"))
+        _tokens_back(axis)
         axis.set_ylim(0.0, 1.02)
     for axis in axes[-1]:
         axis.set_xlabel("tokens back, at least")
     figure.supylabel("share of the attention", fontsize=9)
-    _legend(figure, axes[0, 0])
+    legend(figure, axes[0, 0], columns=4)
     return figure
 
 
@@ -131,8 +129,7 @@ def gradient(found: Inspection) -> Figure:
     edges = np.array(found.edges)
     middle = np.sqrt((edges[:-1] + 1) * edges[1:])
     axis.plot(middle[norms > 0], norms[norms > 0], color=BLACK, marker="o", markersize=4)
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value - 1:g}"))
+    _tokens_back(axis)
     axis.set_yscale("log")
     axis.set_xlabel("tokens back, δ")
     axis.set_ylabel("gradient norm per token")
@@ -160,7 +157,7 @@ def windows_by_slope(layers: Sequence[LayerHeads], num_heads: int) -> Figure:
     axis.set_yscale("log")
     axis.set_xlabel("slope")
     axis.set_ylabel(f"keys with weight ≥ {THRESHOLD:g}")
-    _legend(figure, axis)
+    legend(figure, axis, columns=4)
     return figure
 
 
@@ -173,10 +170,10 @@ def _colour(index: int, count: int) -> Any:
     return mpl.colormaps["viridis"](0.9 * index / max(1, count - 1))
 
 
-def _legend(figure: Figure, axis: Any) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    columns = min(4, max(1, int(WIDTH // 1.2)))
-    figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5)
+def _tokens_back(axis: Any) -> None:
+    """A logarithmic axis of δ + 1 that says δ, so that 0 stands on it."""
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value - 1:g}"))
 
 
 def finite(values: Tensor) -> list[list[float | None]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def compared(first: Path, second: Path, max_length: int | None = None) -> Shown:
         ValueError: results of different lengths, other items, or no task in common.
     """
     folders = [result_folder(path, max_length) for path in (first, second)]
-    results = [json.loads((folder / RESULT).read_text(encoding="utf-8")) for folder in folders]
+    results = [_result(folder) for folder in folders]
     lengths = [result["settings"]["max_length"] for result in results]
     if lengths[0] != lengths[1]:
         raise ValueError(f"compare takes results of one max_length, got {lengths[0]} and {lengths[1]}")
@@ -190,7 +190,7 @@ def _told(difference: Interval | None) -> str:
 
 def _as_json(one: TaskDifference) -> dict[str, Any]:
     def interval(found: Interval | None) -> dict[str, Any] | None:
-        return None if found is None else {"mean": found.mean, "half_width": found.half_width, "count": found.count}
+        return None if found is None else asdict(found)
 
     return {
         "task": one.title,

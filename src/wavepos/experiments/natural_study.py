@@ -18,8 +18,9 @@ from wavepos.evaluate.perplexity import TokenLosses
 from wavepos.experiments.exhibits import Shown, trained_seeds
 from wavepos.experiments.natural_report import Documents, Evaluator, NaturalTexts, Probed, shown_probes
 from wavepos.experiments.study import StudyOptions
-from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM
-from wavepos.models.loading import load_model, weights_digest
+from wavepos.models import BaevskiAuliForCausalLM
+from wavepos.models.decoder.model import DecoderLM
+from wavepos.models.loading import default_device, load_model, weights_digest
 from wavepos.runs import model_directory
 
 TEXTS = NaturalTexts()
@@ -78,7 +79,7 @@ def read_losses(
     kept = [path / "natural" / f"{_digest(document, asked)}.npz" for document in documents]
     unread = [number for number, file in enumerate(kept) if not file.exists()]
     if unread:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         model = load_model(model_directory(path), position=read_with, local_files_only=True).to(device)
         token_losses = losses_of(model)
         for done, number in enumerate(unread):
@@ -104,8 +105,8 @@ def _digest(document: npt.NDArray[np.integer], asked: Any) -> str:
 
 
 def losses_of(model: Any) -> TokenLosses:
-    """−log p of each target by any causal language model; ours need no logits over the vocabulary at once."""
-    if isinstance(model, BaevskiAuliForCausalLM | WaveposLlamaForCausalLM):
+    """−log p of each target by any causal language model; ours have their own way, some without all logits at once."""
+    if isinstance(model, BaevskiAuliForCausalLM | DecoderLM):
         own: TokenLosses = model.token_losses
         return own
 

@@ -15,6 +15,7 @@ from wavepos.evaluate.retrieval import Retrieval, spots
 from wavepos.experiments.folders import is_finished, short_count
 from wavepos.experiments.study import AnyEvaluation, Study
 from wavepos.experiments.tasks import Task
+from wavepos.models.loading import default_device
 from wavepos.positions import parse_layers
 from wavepos.positions.layers import with_each
 from wavepos.runs import RECORD, environment, slug, write_json
@@ -96,7 +97,7 @@ class Speeds:
 
 def measure(config: TrainConfig, vocab_size: int) -> float:
     """Seconds per token of the quickest of a few steps on random tokens; of one block alone where that is slow."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     model = build_model(config, vocab_size).to(device).train()
     generator = torch.Generator().manual_seed(0)
 

@@ -21,7 +21,7 @@ from wavepos.evaluate.retrieval import Retrieval, measure_retrieval, recalled_re
 from wavepos.evaluate.run import text_size
 from wavepos.experiments.folders import FAILURE, LOCK, RunFolders, evaluation_path, is_finished
 from wavepos.experiments.study import AnyEvaluation, Evaluation, Study
-from wavepos.models.loading import load_model
+from wavepos.models.loading import default_device, load_model
 from wavepos.positions.user_modules import import_all
 from wavepos.runs import MODEL, environment, write_json
 from wavepos.training.config import TrainConfig, uses_bf16
@@ -249,6 +249,6 @@ def _retrieval(folder: Path, config: TrainConfig, evaluation: Retrieval, update:
 
 
 def _model(folder: Path, evaluation: AnyEvaluation) -> tuple[Any, str]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     model: Any = load_model(folder / MODEL, position=evaluation.read_with)
     return model.to(device), device

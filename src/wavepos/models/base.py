@@ -194,13 +194,12 @@ class PositionedPreTrainedModel(PreTrainedModel, ABC):  # type: ignore[misc] # t
                 "can neither read nor fill a cache"
             )
 
-    def opened_cache(self, past_key_values: Cache | None, use_cache: bool | None, *, packed: bool = False) -> Any:
+    def opened_cache(self, past_key_values: Cache | None, use_cache: bool | None) -> Any:
         """The cache of a call: the given one, or a new one where asked for or, unsaid, where the config has use_cache.
 
         Args:
             past_key_values: the given one.
-            use_cache: make one if none is given; None: config.use_cache, but neither in training nor for packed rows.
-            packed: whether rows hold several documents.
+            use_cache: make one if none is given; None: config.use_cache, but not in training.
         """
         self.check_cache(past_key_values)
         if self.reads_twice:
@@ -208,7 +207,7 @@ class PositionedPreTrainedModel(PreTrainedModel, ABC):  # type: ignore[misc] # t
         if past_key_values is not None:
             return past_key_values
         if use_cache is None:
-            use_cache = self.config.use_cache and not self.training and not packed
+            use_cache = self.config.use_cache and not self.training
         return DynamicCache(config=self.config) if use_cache else None
 
     def named_or_tuple(self, outputs: _Output, return_dict: bool | None) -> _Output | tuple[Any, ...]:

@@ -13,6 +13,11 @@ from wavepos.positions import LayersLike
 _SAMPLES, _SAMPLE_BYTES = 64, 2**14
 
 
+def default_device() -> str:
+    """CUDA if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_model(
     source: str | Path,
     *,

@@ -58,7 +58,7 @@ def measured(
         max_length=step.max_length,
         batch_size=config.batch_size,
     )
-    set_seed(config.seed)
+    set_seed(config.seed)  # so that nothing depends on the steps before
     outcome = evaluate(lm, loaded, limit=config.limit, bootstrap_iters=BOOTSTRAP_SAMPLES)
     longest = _longest_input(outcome["samples"], lm.tok_encode)
     entries = [entry | {"longest_input": longest} for entry in _entries(step, outcome["results"])]

@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer
 
 from wavepos.console import Update
 from wavepos.evaluate.longbench.reading import Reader
 from wavepos.evaluate.longbench.tasks import NAMES, Item, Task, longbench_tasks, mean_words, read_items
-from wavepos.models.loading import load_model, weights_digest
+from wavepos.models.loading import default_device, load_model, weights_digest
 from wavepos.runs import environment, model_directory, write_json, write_text
 
 RESULT = "longbench.json"
@@ -74,7 +73,7 @@ def longbench(
     result = _opened(out / RESULT, settings) | {"model": str(path), "settings": settings, "finished": False}
     known = {task.name: _known(out, task, items[task.name]) for task in tasks}
     write_json(out / RESULT, result)
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = config.device or default_device()
     model: Any = load_model(directory, local_files_only=True).to(device)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     reader = Reader(model, tokenizer, config.max_length, device)

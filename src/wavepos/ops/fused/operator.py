@@ -98,12 +98,12 @@ class Form:
 def load_kernels() -> ModuleType:
     """The module of the kernels; ImportError where triton is not installed."""
     try:
-        from wavepos.ops.fused import kernels as tritonload_kernels
+        from wavepos.ops.fused import kernels
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] != "triton":
             raise
         raise ImportError("backend='triton' needs the package triton: pip install triton") from error
-    return tritonload_kernels
+    return kernels
 
 
 @torch.library.custom_op("wavepos::triton_attention", mutates_args=())
