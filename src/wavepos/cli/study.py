@@ -34,6 +34,8 @@ class Study(Command):
     by default the trained model that reads best whole."""
     only: tuple[str, ...] | None = None
     """Rows of the study, by name or by number as --dry-run shows them."""
+    known: tuple[Path, ...] = ()
+    """Results, such as results/table1-cpu.json, whose runs count as done though their directories are not here."""
     out: Path = Path("runs/studies")
     """Folder of the run directories."""
     report: Path | None = None
@@ -65,6 +67,7 @@ class Study(Command):
             out=self.out,
             report=self.report,
             only=self.only,
+            known=self.known,
             jobs=self.jobs,
             slurm=self.slurm,
             dry_run=self.dry_run,

@@ -12,6 +12,7 @@ from rich.table import Table
 from wavepos.console import console, progress
 from wavepos.experiments.exhibits import ExhibitFunction, write_exhibit
 from wavepos.experiments.folders import DEFAULT_RUNS, is_finished
+from wavepos.experiments.known import KnownOutcomes
 from wavepos.experiments.machine import plan_tasks, run_tasks
 from wavepos.experiments.plan import print_study_plan
 from wavepos.experiments.report import RESULT, console_tables, write_report
@@ -54,6 +55,7 @@ class Execution:
         out: folder of the run directories of all studies.
         report: directory of the report; None: reports/NAME in `out`.
         only: rows of the study, by name or number; None: all.
+        known: results, such as results/NAME.json, whose outcomes count as done.
         jobs: processes side by side; None: one per GPU.
         slurm: "key=value,…" of a cluster, as `parse_slurm` takes it; None: this machine.
         dry_run: only say what would be done.
@@ -65,6 +67,7 @@ class Execution:
     out: Path = DEFAULT_RUNS
     report: Path | None = None
     only: tuple[str, ...] | None = None
+    known: tuple[Path, ...] = ()
     jobs: int | None = None
     slurm: str | None = None
     dry_run: bool = False
@@ -127,7 +130,13 @@ def run_study(
     study, absent = without_absent_corpora(study)
     for note in absent:
         console.print(f"[yellow]{note}[/]", highlight=False)
-    tasks = plan_tasks(study, execution.out, path)
+    known = KnownOutcomes(execution.known)
+    if execution.known:
+        runs = sum(known.outcome(run) is not None for run in study.runs)
+        console.print(
+            f"{runs} of {len(study.runs)} rows known from {' '.join(map(str, execution.known))}", highlight=False
+        )
+    tasks = plan_tasks(study, execution.out, path, known)
     if execution.dry_run:
         print_study_plan(study, tasks, execution.out)
         return None
@@ -137,7 +146,7 @@ def run_study(
         failures = run_on_cluster(tasks, parse_slurm(execution.slurm), execution.out)
     else:
         failures = run_tasks(tasks, execution.jobs)
-    result = study_result(study, execution.out, [(task.title, error) for task, error in failures])
+    result = study_result(study, execution.out, [(task.title, error) for task, error in failures], known)
     result["notes"] += absent
     written = write_report(result, _report_folder(study.name, options, execution), reference)
     for table in console_tables(result):
@@ -151,7 +160,7 @@ def run_study(
 
 def _show(name: str, options: StudyOptions, execution: Execution) -> Path | None:
     """Write the page of a study that trains nothing."""
-    given = [key for key in ("only", "jobs", "slurm") if getattr(execution, key) is not None]
+    given = [key for key in ("only", "jobs", "slurm", "known") if getattr(execution, key) not in (None, ())]
     if given or options.seeds is not None:
         raise ValueError(f"study {name!r} trains nothing, so it takes no {(given or ['seeds'])[0]}")
     function, needs = EXHIBITS[name]

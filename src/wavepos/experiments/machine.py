@@ -15,6 +15,7 @@ import torch
 
 from wavepos.console import console, progress
 from wavepos.experiments.folders import FAILURE, RunFolders, is_finished
+from wavepos.experiments.known import KnownOutcomes
 from wavepos.experiments.study import Study
 from wavepos.experiments.tasks import WAIT_SECONDS, Busy, Task, is_busy, perform, write_failure
 from wavepos.experiments.worker import BUSY, INTERRUPTED
@@ -23,23 +24,26 @@ ATTEMPTS = 2
 LOG = "worker.log"
 
 
-def plan_tasks(study: Study, root: Path, file: Path | None = None) -> list[Task]:
+def plan_tasks(study: Study, root: Path, file: Path | None = None, known: KnownOutcomes | None = None) -> list[Task]:
     """The tasks of a study in its order: one per run directory, with all that any row wants measured of it.
 
     Args:
         study: what is wanted.
         root: folder of the run directories.
         file: the user's file that the study came from.
+        known: outcomes of other places; what stands there is no task.
     """
     folders = RunFolders(root)
     imports = (*study.imports, *([] if file is None else [str(file)]))
     tasks: dict[Path, Task] = {}
     for run in study.runs:
+        if known is not None and known.outcome(run) is not None:
+            continue
         folder = folders.folder(run.config)
-        known = tasks.get(folder)
-        evaluations = (*(known.evaluations if known else ()), *run.evaluations)
+        earlier = tasks.get(folder)
+        evaluations = (*(earlier.evaluations if earlier else ()), *run.evaluations)
         tasks[folder] = Task(
-            title=known.title if known else f"{run.name}, seed {run.config.seed}",
+            title=earlier.title if earlier else f"{run.name}, seed {run.config.seed}",
             folder=folder,
             config=run.config,
             evaluations=tuple(e for number, e in enumerate(evaluations) if e not in evaluations[:number]),

@@ -14,6 +14,7 @@ from wavepos.experiments.folders import (
     evaluation_path,
     is_finished,
 )
+from wavepos.experiments.known import KnownOutcomes
 from wavepos.experiments.study import Method, Study, comparable
 from wavepos.positions import parse_layers
 from wavepos.runs import RECORD, environment, finished_run, position_name
@@ -24,13 +25,16 @@ FORMAT = 1
 BINS = 32
 
 
-def study_result(study: Study, root: Path, failures: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+def study_result(
+    study: Study, root: Path, failures: Sequence[tuple[str, str]] = (), known: KnownOutcomes | None = None
+) -> dict[str, Any]:
     """The result of a study as far as its runs are finished.
 
     Args:
         study: the study.
         root: folder of the run directories.
         failures: title and error of the runs that failed.
+        known: outcomes of other places, for what is not done in root.
 
     Returns:
         {"name", "title", "baseline", "outcomes", "unfinished", "failures", "notes", "environment"}; an outcome is a
@@ -41,9 +45,13 @@ def study_result(study: Study, root: Path, failures: Sequence[tuple[str, str]] =
     for run in study.runs:
         folder = folders.folder(run.config)
         found = [path for e in run.evaluations if (path := evaluation_path(folder, e)).exists()]
+        done = is_finished(folder) and len(found) == len(run.evaluations)
+        if not done and known is not None and (held := known.outcome(run)) is not None:
+            outcomes.append(held)
+            continue
         if is_finished(folder) and (found or not run.evaluations):
             outcomes.append(_outcome(run.name, run.config, folder, found))
-        if not is_finished(folder) or len(found) < len(run.evaluations):
+        if not done:
             unfinished.append(f"{run.name}, seed {run.config.seed}")
     return {
         "format": FORMAT,
