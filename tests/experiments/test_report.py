@@ -72,6 +72,15 @@ def test_one_seed_has_no_bold_and_says_so(make_result: MakeResult, tmp_path: Pat
     assert "| ALiBi | −1.000 |" in text
 
 
+def test_runs_of_another_precision_are_named(make_result: MakeResult) -> None:
+    result = make_result({"RoPE": {0: 4.0, 1: 4.1}, "ALiBi": {0: 3.0}})
+    for outcome in result["outcomes"]:
+        outcome["evaluations"][0]["precision"] = "bf16"
+    assert "Products are taken" not in markdown(result)
+    result["outcomes"][2]["evaluations"][0]["precision"] = "fp32"
+    assert "Products are taken in bf16, but in fp32 ALiBi, seed 0: between the two" in markdown(result)
+
+
 def test_unequal_seeds_are_paired_where_both_have_them(make_result: MakeResult) -> None:
     panel = panels(make_result({"RoPE": {0: 4.0, 1: 5.0, 3: 6.0}, "ALiBi": {1: 4.9, 3: 5.9, 4: 1.0}}))[0]
     difference = columns(panel, panel.texts[0], "whole")[0].difference("ALiBi", "RoPE")

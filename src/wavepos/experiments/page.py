@@ -15,7 +15,7 @@ from wavepos.experiments.tables import (
     kinds_of,
     panels,
     perplexity_text,
-    seeds_note,
+    panel_note,
     short_text,
     summary,
     unit_of,
@@ -140,7 +140,7 @@ def _remarks(result: dict[str, Any]) -> str:
 
 def _panel(result: dict[str, Any], number: int, panel: Panel, figures: Mapping[str, tuple[str, str]]) -> str:
     baseline = result["baseline"]
-    parts = [f"<h2>{html.escape(panel.title)}</h2>", f"<p>{html.escape(seeds_note(panel))}</p>"]
+    parts = [f"<h2>{html.escape(panel.title)}</h2>", f"<p>{html.escape(panel_note(panel))}</p>"]
     for index, text in enumerate(panel.texts):
         parts.append(f"<h3>Perplexity {unit_of(text)}: {html.escape(short_text(text))}</h3>")
         parts += [f"<p>{html.escape(sentence)}</p>" for sentence in _verdicts(panel, text, baseline)]

@@ -23,7 +23,7 @@ from wavepos.experiments.tables import (
     measurements,
     panels,
     perplexity_text,
-    seeds_note,
+    panel_note,
     short_text,
     summary,
     unit_of,
@@ -82,7 +82,7 @@ def markdown(result: dict[str, Any]) -> str:
     if retrieval_report.is_retrieval(result):
         return "\n".join([*lines, *retrieval_report.markdown_lines(result)]).rstrip() + "\n"
     for panel in panels(result):
-        lines += [f"## {panel.title}", "", seeds_note(panel), ""]
+        lines += [f"## {panel.title}", "", panel_note(panel), ""]
         for text in panel.texts:
             lines += [f"### Perplexity {unit_of(text)}: {short_text(text)}", ""]
             lines += [*_markdown_table(panel, text), ""]

@@ -181,8 +181,24 @@ def verdict(panel: Panel, column: Column, baseline: str) -> dict[str, list[str]]
     return found
 
 
-def seeds_note(panel: Panel) -> str:
-    """What the spreads, intervals and bold figures mean, or why there are none."""
+def panel_note(panel: Panel) -> str:
+    """What the spreads, intervals and bold figures mean, or why there are none; which runs differ in precision."""
+    return _seeds_note(panel) + _precision_note(panel)
+
+
+def _precision_note(panel: Panel) -> str:
+    rows: dict[str, dict[str, None]] = {}
+    for outcome in panel.outcomes:
+        for precision in {e["precision"] for e in outcome["evaluations"] if "precision" in e}:
+            rows.setdefault(precision, {})[f"{outcome['name']}, seed {outcome['seed']}"] = None
+    if len(rows) < 2:
+        return ""
+    common, *others = sorted(rows, key=lambda precision: -len(rows[precision]))
+    told = "; ".join(f"in {precision} {' · '.join(rows[precision])}" for precision in others)
+    return f" Products are taken in {common}, but {told}: between the two, differences hold that of rounding as well."
+
+
+def _seeds_note(panel: Panel) -> str:
     if panel.most_seeds < 2:
         return (
             "One seed each: no difference can be told from chance, so nothing is bold and nothing is ranked. "

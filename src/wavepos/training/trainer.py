@@ -125,6 +125,7 @@ def _finished(
         "status": "finished",
         "environment": environment(),
         "processes": processes,
+        "precision": "bf16" if uses_bf16(config.precision) else "fp32",
         "parameters": parameters,
         "train_tokens": config.steps * config.batch_tokens,
         "train_seconds": round(marked_facts(checkpoint)["seconds"], 1),
