@@ -2,8 +2,8 @@
 
 import dataclasses
 import gc
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.measure import Call, comparison, device_kind, interleaved, peak_bytes
 from benchmarks.parity import check_peer
 from benchmarks.peers import BASELINE, PASSES, PEERS, Built, Case, Pass, Peer, find_peer
-from benchmarks.record import Cell, Record
+from benchmarks.record import Cell, Record, one_round
 from wavepos.console import Update
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -85,16 +85,14 @@ def bench_attention(config: AttentionConfig, path: Path, resume: bool, update: U
     varying = ("lengths", "dtypes", "peers")
     record = Record(path, "attention", dataclasses.asdict(config), KEYS, varying, resume)
     peers = _checked(config, record, update)
-    total = len(config.lengths) * sum(len(names) for names in peers.values())
-    done = 0
-    for seq_len in config.lengths:
-        for dtype, serving in peers.items():
-            for peer in serving:
-                update(done, total, f"{peer.name} {seq_len} {dtype}")
-                for cell in _cells(config, peer, seq_len, dtype, record):
-                    record.add(cell)
-                done += 1
-    return record.close()
+    cells: list[Cell] = [
+        {"peer": peer.name, "title": peer.title, "formula": peer.formula, "seq_len": n, "dtype": dtype, "pass": kind}
+        for n in config.lengths
+        for dtype, serving in peers.items()
+        for peer in serving
+        for kind in PASSES
+    ]
+    return record.measure(cells, partial(_visit, one_round(config)), update)
 
 
 def _checked(config: AttentionConfig, record: Record, update: Update) -> dict[str, list[Peer]]:
@@ -122,36 +120,31 @@ def _checked(config: AttentionConfig, record: Record, update: Update) -> dict[st
     return serving
 
 
-def _cells(config: AttentionConfig, peer: Peer, seq_len: int, dtype: str, record: Record) -> Iterator[Cell]:
-    """The cells of a peer at a length that are not there yet, both passes."""
-    case = config.case(seq_len, dtype)
-    for kind in PASSES:
-        cell: Cell = {"peer": peer.name, "title": peer.title, "formula": peer.formula}
-        cell |= {"seq_len": seq_len, "dtype": dtype, "pass": kind}
-        if record.known(cell):
-            continue
-        reason = peer.refusal(case, kind)
-        held = peer.quadratic_bytes(case, kind)
-        if reason is None and held > config.max_gib * 2**30:
-            reason = f"would hold about {held / 2**30:.1f} GiB that grow as L², the bound is {config.max_gib:g} GiB"
-        if reason is not None:
-            yield cell | {"skipped": reason}
-            continue
-        try:
-            yield cell | _measured(config, peer, case, kind)
-        except torch.OutOfMemoryError:
-            yield cell | {"skipped": "out of memory"}
+def _visit(config: AttentionConfig, cell: Cell, earlier: Cell) -> Cell:
+    """What is measured of a cell in a round, or why it is skipped."""
+    peer, case, kind = find_peer(cell["peer"]), config.case(cell["seq_len"], cell["dtype"]), cell["pass"]
+    reason = peer.refusal(case, kind)
+    held = peer.quadratic_bytes(case, kind)
+    if reason is None and held > config.max_gib * 2**30:
+        reason = f"would hold about {held / 2**30:.1f} GiB that grow as L², the bound is {config.max_gib:g} GiB"
+    if reason is not None:
+        return {"skipped": reason}
+    try:
+        return _measured(config, peer, case, kind, earlier)
+    except torch.OutOfMemoryError:
+        return {"skipped": "out of memory"}
+    finally:
         gc.collect()
 
 
-def _measured(config: AttentionConfig, peer: Peer, case: Case, kind: Pass) -> Cell:
+def _measured(config: AttentionConfig, peer: Peer, case: Case, kind: Pass, earlier: Cell) -> Cell:
     built, beside = peer.build(case), BASELINE.build(case)
     inputs = case.inputs()
     ours, baseline = call(built, inputs, kind), call(beside, inputs, kind)
     times = interleaved(baseline, ours, case.device, config.repeats, config.seconds)
     peaks = [peak_bytes(each, case.device) + _bytes(one.state) for each, one in ((baseline, beside), (ours, built))]
     return {
-        **comparison(*times),
+        **comparison(earlier, *times),
         "peak_bytes": peaks[1],
         "baseline_peak_bytes": peaks[0],
         "input_bytes": _bytes(inputs[: 3 if kind == "forward" else 4]),

@@ -4,6 +4,8 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from benchmarks.measure import comparison, device_kind, interleaved
 from benchmarks.parity import judge
 from benchmarks.peers.peer import Case, is_called
 from benchmarks.peers.rope import cos_sin, rotate
-from benchmarks.record import Record
+from benchmarks.record import Cell, Record, one_round
 from wavepos import ALiBi, NoPE, Rotary, Wavelet, attention
 from wavepos.console import Update
 from wavepos.positions import Position
@@ -104,13 +106,11 @@ def bench_decode(config: DecodeConfig, path: Path, resume: bool, update: Update)
             update(0, None, f"checking {decoder.name} {dtype}")
             errors = check_decoder(decoder, config.case(min(PARITY_LENGTH, max(config.lengths)), dtype))
             record.note("parity", {"peer": decoder.name, "dtype": dtype, "errors": errors})
-    places = [(n, dtype, decoder) for n in config.lengths for dtype in config.dtypes for decoder in decoders]
-    for done, (seq_len, dtype, decoder) in enumerate(places):
-        update(done, len(places), f"{decoder.name} {seq_len} {dtype}")
-        cell = {"peer": decoder.name, "title": decoder.title, "seq_len": seq_len, "dtype": dtype, "pass": "a token"}
-        if not record.known(cell):
-            record.add(cell | _measured(config, decoder, config.case(seq_len, dtype)))
-    return record.close()
+    cells: list[Cell] = [
+        {"peer": decoder.name, "title": decoder.title, "seq_len": seq_len, "dtype": dtype, "pass": "a token"}
+        for seq_len, dtype, decoder in product(config.lengths, config.dtypes, decoders)
+    ]
+    return record.measure(cells, partial(_measured, one_round(config)), update)
 
 
 def check_decoder(decoder: Decoder, case: Case) -> list[dict[str, Any]]:
@@ -133,11 +133,12 @@ def check_decoder(decoder: Decoder, case: Case) -> list[dict[str, Any]]:
     return judge(decoder.name, [Error(tensor="out", error=error, dense=beside, magnitude=magnitude, eps=eps)])
 
 
-def _measured(config: DecodeConfig, decoder: Decoder, case: Case) -> dict[str, Any]:
+def _measured(config: DecodeConfig, cell: Cell, earlier: Cell) -> Cell:
+    decoder, case = find_decoder(cell["peer"]), config.case(cell["seq_len"], cell["dtype"])
     q, k, v = _token_and_cache(case)
     ours, baseline = _step(decoder, case, q, k, v), _step(ROPE, case, q, k, v)
     with torch.no_grad():
-        return comparison(*interleaved(baseline, ours, case.device, config.repeats, config.seconds))
+        return comparison(earlier, *interleaved(baseline, ours, case.device, config.repeats, config.seconds))
 
 
 def _token_and_cache(case: Case) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from benchmarks.attention import DTYPES
 from benchmarks.decode import check_cached
 from benchmarks.measure import comparison, device_kind, interleaved
 from benchmarks.parity import judge
-from benchmarks.record import Record, measure_models, method_names
+from benchmarks.record import Cell, Record, measure_models, method_names, one_round
 from wavepos.console import Update
 from wavepos.models import WaveposLlamaForCausalLM, llama_config
 from wavepos.models.llama import LlamaSize
@@ -72,7 +72,7 @@ def bench_generate(config: GenerateConfig, path: Path, resume: bool, update: Upd
     record = Record(path, "generate", dataclasses.asdict(config), keys, ("lengths", "dtypes", "peers", "sizes"), resume)
     what = f"{config.new_tokens} tokens"
     check = partial(check_cached_logits, config)
-    return measure_models(config, record, check, partial(_measured, config), what, update)
+    return measure_models(config, record, check, partial(_measured, one_round(config)), what, update)
 
 
 def check_cached_logits(config: GenerateConfig, method: str, dtype: str) -> list[dict[str, Any]]:
@@ -94,12 +94,12 @@ def check_cached_logits(config: GenerateConfig, method: str, dtype: str) -> list
     return judge(method, [Error(tensor="logits", error=error, dense=beside, magnitude=magnitude, eps=eps)])
 
 
-def _measured(config: GenerateConfig, cell: dict[str, Any]) -> dict[str, Any]:
+def _measured(config: GenerateConfig, cell: Cell, earlier: Cell) -> Cell:
     ours = _ours(config, cell["size"], cell["peer"]).to(DTYPES[cell["dtype"]])
     theirs = _llama(config, cell["size"]).to(DTYPES[cell["dtype"]])
     ids = _ids(config, cell["seq_len"])
     calls = [_generate(model, ids, config.new_tokens) for model in (theirs, ours)]
-    times = comparison(*interleaved(calls[0], calls[1], config.device, config.repeats, config.seconds))
+    times = comparison(earlier, *interleaved(calls[0], calls[1], config.device, config.repeats, config.seconds))
     seconds = {name: times[name]["median"] / 1000.0 for name in ("milliseconds", "baseline_milliseconds")}
     return {
         **times,

@@ -8,7 +8,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,8 +22,14 @@ FEWEST_PAIRS = 3
 FLUSHED_BYTES = 2**28
 
 TIMING = {
-    "cpu": "perf_counter; calls in turn A B A B; a sample is as many calls as last 5 ms; one warm-up each and more",
-    "cuda": "events; calls in turn A B A B; 256 MiB written before each call to empty the cache; warmed up before",
+    "cpu": (
+        "perf_counter; calls in turn A B A B; a sample is as many calls as last 5 ms; one warm-up each and more; "
+        "three rounds over all cells"
+    ),
+    "cuda": (
+        "events; calls in turn A B A B; 256 MiB written before each call to empty the cache; warmed up before; "
+        "three rounds over all cells"
+    ),
 }
 MEMORY = {
     "cpu": (
@@ -81,8 +87,15 @@ def pairwise_ratio(baseline: list[float], values: list[float]) -> dict[str, floa
     return spread([value / base for base, value in zip(baseline, values, strict=True)])
 
 
-def comparison(baseline: list[float], values: list[float]) -> dict[str, Any]:
-    """The entry of a pair of timed calls in a result: samples, medians with quartiles, and the ratio."""
+def comparison(earlier: Mapping[str, Any], baseline: list[float], values: list[float]) -> dict[str, Any]:
+    """The entry of a pair of timed calls in a result: samples, medians with quartiles, and the ratio.
+
+    Args:
+        earlier: the entry that earlier rounds made, whose samples count as well; or an empty one.
+        baseline, values: milliseconds of this round, pair by pair.
+    """
+    baseline = [*earlier.get("baseline_samples", ()), *baseline]
+    values = [*earlier.get("samples", ()), *values]
     return {
         "milliseconds": spread(values),
         "baseline_milliseconds": spread(baseline),

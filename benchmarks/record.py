@@ -1,10 +1,11 @@
-"""The result file of a benchmark: rewritten whole after each cell, so that an interruption loses one cell at most.
+"""The result file of a benchmark: rewritten whole after each visit to a cell, so that an interruption loses one.
 
 `calls` lists the calls that made it, each with its config and environment (command, commit, versions, machine); `call`
 of a cell, of a parity check and of what was left out says by index which made it. `config` and `environment` are those
 of the first. Files of older versions have neither; their cells stay without.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -17,6 +18,7 @@ from wavepos.console import Update
 from wavepos.runs import environment, write_json
 
 Cell = dict[str, Any]
+ROUNDS = 3
 
 
 class Record:
@@ -60,14 +62,36 @@ class Record:
         self.result["calls"].append(call)
         self._call = len(self.result["calls"]) - 1
 
-    def known(self, cell: Cell) -> bool:
-        """Whether a cell of the same key is there."""
-        return any(all(cell[key] == old[key] for key in self._keys) for old in self.result["cells"])
+    def found(self, cell: Cell) -> Cell:
+        """The cell of the same key, or an empty one."""
+        same = (old for old in self.result["cells"] if all(cell[key] == old[key] for key in self._keys))
+        return next(same, {})
 
-    def add(self, cell: Cell) -> None:
-        """Keep a cell and write all."""
-        self.result["cells"].append(cell | {"call": self._call})
+    def put(self, cell: Cell) -> None:
+        """Keep a cell, in place of one of the same key, and write all."""
+        old, new = self.found(cell), cell | {"call": self._call}
+        if old:
+            self.result["cells"][self.result["cells"].index(old)] = new
+        else:
+            self.result["cells"].append(new)
         write_json(self.path, self.result)
+
+    def measure(self, cells: Sequence[Cell], measure: Callable[[Cell, Cell], Cell], update: Update) -> dict[str, Any]:
+        """Measure cells in `ROUNDS` rounds over all of them, so that a busy minute meets all, and return the result.
+
+        Args:
+            cells: without what is measured.
+            measure: a cell, and what earlier rounds measured of it or an empty one, to what is measured by now; what
+                cannot be measured is "skipped", in all rounds.
+            update: told of the progress.
+        """
+        for turn in range(ROUNDS):
+            for number, cell in enumerate(cells):
+                update(turn * len(cells) + number, ROUNDS * len(cells), _told(cell))
+                earlier = self.found(cell)
+                if "skipped" not in earlier and (not earlier or earlier.get("rounds", ROUNDS) <= turn):
+                    self.put(cell | measure(cell, earlier) | {"rounds": turn + 1})
+        return self.close()
 
     def note(self, kind: Literal["parity", "left_out"], entry: dict[str, Any]) -> None:
         """Keep what was found of a method in a precision, in place of what an earlier call found."""
@@ -80,6 +104,15 @@ class Record:
         """Write all, cells or none, and return it."""
         write_json(self.path, self.result)
         return self.result
+
+
+def one_round(config: Any) -> Any:
+    """A benchmark's config with a round's share of its pairs and its time."""
+    return dataclasses.replace(config, repeats=-(-config.repeats // ROUNDS), seconds=config.seconds / ROUNDS)
+
+
+def _told(cell: Cell) -> str:
+    return " ".join(str(cell[key]) for key in ("peer", "size", "seq_len", "dtype", "pass") if key in cell)
 
 
 def method_names(names: Sequence[str], benchmark: str, known: Sequence[str]) -> tuple[str, ...]:
@@ -101,7 +134,7 @@ def measure_models(
     config: Any,
     record: Record,
     check: Callable[[str, str], list[dict[str, Any]]],
-    measure: Callable[[Cell], dict[str, Any]],
+    measure: Callable[[Cell, Cell], Cell],
     what: str,
     update: Update,
 ) -> dict[str, Any]:
@@ -111,7 +144,7 @@ def measure_models(
         config: holds sizes, lengths, dtypes and peers.
         record: where the cells go.
         check: (method, dtype) to its errors; raises where they are beyond their bound.
-        measure: a cell to what was measured of it.
+        measure: as `Record.measure` takes it.
         what: what a call does, for the plots.
         update: told of the progress.
     """
@@ -119,14 +152,11 @@ def measure_models(
         for method in config.peers:
             update(0, None, f"checking {method} {dtype}")
             record.note("parity", {"peer": method, "dtype": dtype, "errors": check(method, dtype)})
-    places = list(product(config.sizes, config.lengths, config.dtypes, config.peers))
-    for done, (size, seq_len, dtype, method) in enumerate(places):
-        update(done, len(places), f"{method} {size} {seq_len} {dtype}")
-        cell = {"peer": method, "title": method, "size": size, "seq_len": seq_len, "dtype": dtype}
-        cell["pass"] = f"{what}, {size}"
-        if not record.known(cell):
-            record.add(cell | measure(cell))
-    return record.close()
+    cells: list[Cell] = [
+        {"peer": method, "title": method, "size": size, "seq_len": n, "dtype": dtype, "pass": f"{what}, {size}"}
+        for size, n, dtype, method in product(config.sizes, config.lengths, config.dtypes, config.peers)
+    ]
+    return record.measure(cells, measure, update)
 
 
 def _fixed(result: dict[str, Any], varying: tuple[str, ...]) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.measure import comparison, device_kind, interleaved, peak_bytes
 from benchmarks.parity import judge
-from benchmarks.record import Record, measure_models, method_names
+from benchmarks.record import Cell, Record, measure_models, method_names, one_round
 from wavepos.console import Update
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
 from wavepos.models.baevski_auli import Size
@@ -89,7 +89,9 @@ def bench_train_step(config: TrainStepConfig, path: Path, resume: bool, update: 
     keys = ("peer", "size", "seq_len", "dtype")
     varying = ("lengths", "dtypes", "peers", "sizes")
     record = Record(path, "train-step", dataclasses.asdict(config), keys, varying, resume)
-    return measure_models(config, record, partial(check_method, config), partial(_measured, config), "a step", update)
+    return measure_models(
+        config, record, partial(check_method, config), partial(_measured, one_round(config)), "a step", update
+    )
 
 
 def check_method(config: TrainStepConfig, method: str, dtype: str) -> list[dict[str, Any]]:
@@ -113,11 +115,11 @@ def check_method(config: TrainStepConfig, method: str, dtype: str) -> list[dict[
     return judge(method, [Error(tensor="losses", error=error, dense=beside, magnitude=magnitude, eps=eps)])
 
 
-def _measured(config: TrainStepConfig, cell: dict[str, Any]) -> dict[str, Any]:
+def _measured(config: TrainStepConfig, cell: Cell, earlier: Cell) -> Cell:
     blocks = max(1, config.batch_tokens // cell["seq_len"])
     ids = _ids(config, blocks, cell["seq_len"])
     steps = [_step(config, name, cell, ids) for name in (BASELINE, cell["peer"])]
-    times = comparison(*interleaved(steps[0], steps[1], config.device, config.repeats, config.seconds))
+    times = comparison(earlier, *interleaved(steps[0], steps[1], config.device, config.repeats, config.seconds))
     tokens = ids.numel()
     return {
         **times,
