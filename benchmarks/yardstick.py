@@ -30,16 +30,21 @@ POSITIONS: dict[str, dict[str, Any]] = {
     "Wavelet, recency start": {"method": "wavelet", "query_bias": "recency"},
     "Learned relative": {"method": "learned_relative"},
     "Forget gate": {"method": "forget_gate"},
+    "Cable": {"method": "cable"},
     "Wavelet with a gate": {"method": "wavelet", "gate": "forget"},
+    "NoPE, log temperature": {"method": "nope", "temperature": "log"},
+    "Wavelet, log temperature": {"method": "wavelet", "temperature": "log"},
 }
-CALLS: dict[str, dict[str, Any]] = {
-    "near": {"num_queries": 200, "num_keys": 200},
-    "near and far": {"num_queries": 1500, "num_keys": 1500},
-    "cache": {"num_queries": 130, "num_keys": 1100, "query_offset": 970},
-    "decode": {"num_queries": 1, "num_keys": 1100, "query_offset": 1099},
-    "window": {"num_queries": 1500, "num_keys": 1500, "window": 1400},
+CALLS: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
+    "near": ({"num_queries": 200, "num_keys": 200}, {}),
+    "near and far": ({"num_queries": 1500, "num_keys": 1500}, {}),
+    "cache": ({"num_queries": 130, "num_keys": 1100, "query_offset": 970}, {}),
+    "decode": ({"num_queries": 1, "num_keys": 1100, "query_offset": 1099}, {}),
+    "window": ({"num_queries": 1500, "num_keys": 1500}, {"window": 1400}),
+    "both ways": ({"num_queries": 1500, "num_keys": 1500}, {"causal": False}),
 }
-"""Lengths before and beyond the wavelets' band, queries at the end of a cache, and a window that leaves a far part."""
+"""Lengths before and beyond the wavelets' band, queries at the end of a cache, a window that leaves a far part, and and
+keys after the query: sizes, and what `attention` is told beside them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +122,10 @@ def _places(config: YardstickConfig) -> Iterator[tuple[str, str, int]]:
 def _tried(
     config: YardstickConfig, name: str, dtype: str, head_dim: int, backend: Literal["banded", "triton", "auto"]
 ) -> Iterator[dict[str, Any]]:
-    for call, sizes in CALLS.items():
-        window = sizes.get("window")
-        fields = {field: size for field, size in sizes.items() if field != "window"}
-        case = Case(batch=1, head_dim=head_dim, dtype=DTYPES[dtype], device=config.device, **fields)
+    for call, (sizes, told) in CALLS.items():
+        case = Case(batch=1, head_dim=head_dim, dtype=DTYPES[dtype], device=config.device, **sizes)
         place = {"position": name, "call": call, "dtype": dtype, "head_dim": head_dim, "backend": backend}
-        yield place | _verdict(_position(name, case), case, backend, window)
+        yield place | _verdict(_position(name, case), case, backend, told)
 
 
 def _position(name: str, case: Case) -> Position:
@@ -134,10 +137,10 @@ def _position(name: str, case: Case) -> Position:
 
 
 def _verdict(
-    position: Position, case: Case, backend: Literal["banded", "triton", "auto"], window: int | None
+    position: Position, case: Case, backend: Literal["banded", "triton", "auto"], told: dict[str, Any]
 ) -> dict[str, Any]:
     try:
-        errors = measure(position, case, backend, window=window)
+        errors = measure(position, case, backend, **told)
     except (ValueError, ImportError) as error:
         return {"verdict": "refused", "reason": _line(error)}
     except Exception as error:  # a kernel that does not compile or run there: that is what this is to find

@@ -98,7 +98,8 @@ class Error:
             size of a gradient is at least that of the one that arrives. A learned parameter's is a sum of such
             differences over B·T queries, each rounded by itself. In the dense form the roundings of one query cancel,
             for it subtracts the mean of the very numbers that it holds; where the mean comes from the output, as in
-            every fused kernel, they add up as a random walk does, to √(B·T) times those of one.
+            every fused kernel, they add up as a random walk does, to √(B·T) times those of one. A temperature's sums
+            over q's width as well, each term times a number of q and the logarithm of its position.
         eps: the spacing of the precision at 1, as `torch.finfo(dtype).eps`.
     """
 
@@ -297,8 +298,13 @@ def _roundings_of_one(name: str, inputs: Mapping[str, Tensor]) -> float:
     """By how much more than one of its terms a tensor is rounded, where it may be smaller than they are."""
     if name == "out":
         return 0.0
-    batch, _, num_queries, _ = inputs["q"].shape
-    return 1.0 if name.removeprefix("d") in inputs else math.sqrt(batch * num_queries)
+    batch, num_heads, num_queries, _ = inputs["q"].shape
+    if name.removeprefix("d") in inputs:
+        return 1.0
+    if name.startswith("dtemperature."):
+        last = max(inputs["k"].shape[2], num_queries)
+        return float(inputs["q"].float().norm()) / math.sqrt(num_heads) * math.log(last + 1)
+    return math.sqrt(batch * num_queries)
 
 
 def _double(x: Any) -> Any:

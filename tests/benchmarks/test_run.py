@@ -345,7 +345,7 @@ def test_the_yardstick_tells_a_wrong_backend_and_one_that_fails(
     config = YardstickConfig(device="cpu", dtypes=("fp32",), head_dims=(16,), positions=("ALiBi",))
     cells = try_backends(config, tmp_path / "found.json", False, lambda *_: None)["cells"]
     of_banded = {cell["call"]: cell["verdict"] for cell in cells if cell["backend"] == "banded"}
-    beyond = {"near and far": "beyond", "window": "beyond"}
+    beyond = {"near and far": "beyond", "window": "beyond", "both ways": "beyond"}
     assert of_banded == {"near": "within", "cache": "within", "decode": "within"} | beyond
     (reason,) = {cell["reason"] for cell in cells if cell["backend"] == "triton"}
     assert reason == "RuntimeError: no such instruction"
