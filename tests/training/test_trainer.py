@@ -20,9 +20,10 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from wavepos.console import Update
 from wavepos.data import Blocks, PreparedData, prepare
 from wavepos.models import baevski_auli_config
+from wavepos.storage import MARKER, mark_complete
 from wavepos.training.build import build_model
 from wavepos.training.callbacks import RunningLoss
-from wavepos.training.checkpoints import MARKER, mark_complete, whole_checkpoint
+from wavepos.training.checkpoints import whole_checkpoint
 from wavepos.training.config import TrainConfig, learning_rate
 from wavepos.training.recipes import recipe
 from wavepos.training.trainer import optimizer_and_schedule, train
@@ -301,7 +302,7 @@ def test_unlogged_losses_go_to_the_processes_that_go_on() -> None:
             losses.restore(**saved, process=process, processes=processes)
             assert losses.sums() == [own[process]]
             losses.add(torch.tensor(3.0))
-            losses.updates += 1
+            losses.end_update()
             assert losses.take() == (own[process] + 3.0) / 4
             assert losses.sums() == [0.0]
 
@@ -312,7 +313,7 @@ def test_checkpoints_cut_off_in_the_middle_are_not_taken(tmp_path: Path, capsys:
         (tmp_path / f"checkpoint-{number}").mkdir()
         (tmp_path / f"checkpoint-{number}" / "optimizer.pt").write_text("state")
     for number in (5, 10):
-        mark_complete(tmp_path / f"checkpoint-{number}", {})
+        mark_complete(tmp_path / f"checkpoint-{number}", {"seconds": 1.0})
     assert whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert not (tmp_path / "checkpoint-15").exists()
     assert "checkpoint-15 was cut off while it was written: removed." in " ".join(capsys.readouterr().out.split())

@@ -8,6 +8,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from wavepos.storage import unreadable_tokenizer
+
 EOS, UNK = "<eos>", "<unk>"
 MIN_BPE_VOCAB = 257
 """The 256 bytes and <eos>."""
@@ -115,10 +117,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
     Raises:
         FileNotFoundError: the folder has no tokenizer.json.
+        ValueError: a file of it is damaged.
     """
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"tokenizer: no tokenizer.json in {folder}")
-    return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # tokenizers raises no narrower one
+        raise ValueError(unreadable_tokenizer(folder, error)) from error
 
 
 def text_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:

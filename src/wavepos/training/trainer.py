@@ -7,6 +7,7 @@ finished run. Under `torchrun` all processes make the same call; the directory m
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -31,13 +32,24 @@ from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
-from wavepos.console import Update, is_first_process
+from wavepos.console import Update, is_first_process, num_processes
 from wavepos.data import TrainingData
-from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
+from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record
+from wavepos.storage import flush, mark_complete, marked_facts, write_record
 from wavepos.training.build import build_model
-from wavepos.training.callbacks import CompleteCheckpoints, RunningLoss, Speed, StopOnSignal, TellProgress, Validation
-from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_checkpoint
+from wavepos.training.callbacks import (
+    Begin,
+    CompleteCheckpoints,
+    RunningLoss,
+    Speed,
+    StopOnSignal,
+    TellProgress,
+    Validation,
+)
+from wavepos.training.checkpoints import checkpoint_step, whole_checkpoint
 from wavepos.training.config import RUN, VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
+from wavepos.training.divergence import INDEX, Divergence, Numbered, diverged
+from wavepos.training.failures import explained
 from wavepos.training.processes import in_first
 
 NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "embed_in.", "positions.", ".position.")
@@ -76,6 +88,9 @@ def train(
             corpus or the devices do not fit the config; a run to begin with, and no weights; a tracker that Trainer
             does not know.
         ImportError: a tracker's package is missing.
+        FloatingPointError: a loss, or weights that were to be saved, are not finite.
+        MemoryError: it ran out of memory.
+        OSError: no space is left.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the state of the last finished update has been saved.
     """
     if weights is None and (config.start_from or "").startswith(RUN):
@@ -86,9 +101,20 @@ def train(
     if record["status"] == "finished":
         return record
     checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
-    if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
-        checkpoint = _trained(config, arguments, data, checkpoint, [*trackers, TellProgress(update)], weights)
-    return in_first(lambda: _finished(config, record, data, checkpoint, arguments.world_size))
+    begin = Begin(lambda: _note(config, out, data, imports))
+    with explained(config, out, arguments.world_size, checkpoint, lambda: begin.has_begun):
+        if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
+            callbacks = [begin, *trackers, TellProgress(update)]
+            checkpoint = _trained(config, arguments, data, checkpoint, callbacks, weights)
+        last = checkpoint
+        return in_first(lambda: _finished(config, record, data, last, arguments.world_size))
+
+
+def _note(config: TrainConfig, out: Path, data: TrainingData, imports: Sequence[str]) -> None:
+    """Write run.json of a run whose first update is done; another process may have begun another run meanwhile."""
+    record = opened_record(config, out, data, imports)
+    if not (out / RECORD).exists():
+        write_record(out / RECORD, record)
 
 
 def _trained(
@@ -102,8 +128,10 @@ def _trained(
     """Go on from a checkpoint, or begin; returns the checkpoint of the last update."""
     directory = Path(arguments.output_dir)
     losses, stop = RunningLoss(), StopOnSignal()
-    trainer = _trainer(config, arguments, data, [CompleteCheckpoints(directory, losses), stop, *callbacks], weights)
+    trainer = _trainer(config, arguments, data, [CompleteCheckpoints(directory, losses), stop], weights)
     trainer.losses, trainer.speed = losses, Speed(config.batch_tokens)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
@@ -117,8 +145,11 @@ def _finished(
     config: TrainConfig, record: dict[str, Any], data: TrainingData, checkpoint: Path, processes: int
 ) -> dict[str, Any]:
     """Make the last checkpoint the run's model and record; called anew where that was cut off."""
-    out = checkpoint.parent.parent
+    out, facts = checkpoint.parent.parent, marked_facts(checkpoint)
     history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    for entry in history:  # as versions wrote it that trained on
+        if not math.isfinite(entry.get("loss", entry.get("valid_loss", 0.0))):
+            raise diverged(f"a loss logged at update {entry['step']:,} is not finite", config, checkpoint.parent)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build_model(config, len(data.tokenizer)).parameters())
     finished = record | {
@@ -127,12 +158,14 @@ def _finished(
         "processes": processes,
         "parameters": parameters,
         "train_tokens": config.steps * config.batch_tokens,
-        "train_seconds": round(marked_facts(checkpoint)["seconds"], 1),
+        "train_seconds": round(facts["seconds"], 1),
         "losses": [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
         "valid_losses": [(entry["step"], entry["valid_loss"]) for entry in history if "valid_loss" in entry],
     }
+    if "last_loss" in facts:
+        finished["last_loss"] = facts["last_loss"]
     _save_model(checkpoint, data, out / MODEL)
-    write_json(out / RECORD, finished)
+    write_record(out / RECORD, finished)
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return finished
 
@@ -166,12 +199,15 @@ class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is unt
 
     losses: RunningLoss
     speed: Speed
+    divergence: Divergence
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
+        indices = inputs.pop(INDEX)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.losses.add(loss)
+        self.divergence.add(loss, indices)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -217,12 +253,14 @@ def _trainer(
             *callbacks,
             TensorBoardCallback(SummaryWriter(str(Path(arguments.output_dir).parent / TENSORBOARD))),
         ]
+    divergence = Divergence(config, Path(arguments.output_dir), dataset)
     trainer = LanguageModelTrainer(
         model=model,
         args=arguments,
-        train_dataset=dataset,
-        callbacks=callbacks,
+        train_dataset=Numbered(dataset),
+        callbacks=[*callbacks, divergence],
     )
+    trainer.divergence = divergence
     trainer.optimizer, trainer.lr_scheduler = optimizer_and_schedule(config, model)  # not as an argument, for FSDP
     trainer.model_accepts_loss_kwargs = False  # the mean of a micro-batch is the loss, and they are all of one size
     trainer.remove_callback(PrinterCallback)
@@ -230,12 +268,12 @@ def _trainer(
         precision = torch.bfloat16 if uses_bf16(config.precision) else None
         blocks = data.validation_set(config.seq_len, VALIDATION_TOKENS)
         every = config.validate_every
-        trainer.add_callback(Validation(blocks, VALIDATION_TOKENS, every, precision, trainer.log))
+        trainer.add_callback(Validation(blocks, VALIDATION_TOKENS, every, precision, trainer.log, divergence))
     return trainer
 
 
 def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
-    blocks, accumulation = config.micro_batch(int(os.environ.get("WORLD_SIZE", "1")))
+    blocks, accumulation = config.micro_batch(num_processes())
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     checkpointing = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in fields)
     arguments = TrainingArguments(
@@ -317,9 +355,14 @@ def _save_model(checkpoint: Path, data: TrainingData, directory: Path) -> None:
     temporary = directory.with_name(f".{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    for pattern in MODEL_FILES:
-        for path in checkpoint.glob(pattern):
-            shutil.copyfile(path, temporary / path.name)
-    data.tokenizer.save_pretrained(temporary)
-    shutil.rmtree(directory, ignore_errors=True)
-    temporary.rename(directory)
+    try:
+        for pattern in MODEL_FILES:
+            for path in checkpoint.glob(pattern):
+                shutil.copyfile(path, temporary / path.name)
+        data.tokenizer.save_pretrained(temporary)
+        mark_complete(temporary, {})
+        shutil.rmtree(directory, ignore_errors=True)
+        temporary.rename(directory)
+        flush(directory.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
