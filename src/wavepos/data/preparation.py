@@ -64,13 +64,13 @@ def cached_folder(
             return opened(target)
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / f".{name}.lock"):
-        damaged: Exception | None = None
+        damaged: str | None = None
         if target.exists():
             try:
                 return opened(target)
             except (OSError, ValueError) as error:
-                damaged = error
-                told = f"{error}. This is done now."
+                damaged = str(error).replace(f": {DAMAGED}", "")
+                told = f"Damaged, and made anew from the corpus: {damaged}"
                 console.print(told, markup=False, highlight=False, soft_wrap=True)
         for left_over in cache_dir.glob(f".{name}.*.tmp"):
             shutil.rmtree(left_over, ignore_errors=True)
@@ -87,7 +87,7 @@ def cached_folder(
         except (OSError, ValueError) as error:
             if damaged is None:
                 raise
-            raise ValueError(f"{damaged}; it could not be made: {error}") from error
+            raise ValueError(f"{damaged}; it could not be made anew from the corpus: {error}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return opened(target)

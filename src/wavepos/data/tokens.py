@@ -26,7 +26,7 @@ from wavepos.storage import file_sha256, read_record, write_record
 IDS, SIDECAR = "tokens.bin", "tokens.json"
 
 IdType = Literal["uint16", "uint32"]
-DAMAGED = "delete its folder, and it is made anew from the corpus"
+DAMAGED = "delete its folder to have it made anew from the corpus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

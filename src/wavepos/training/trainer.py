@@ -5,19 +5,17 @@ A run directory holds `model/` (safetensors, config and tokenizer), `checkpoints
 finished run. Under `torchrun` all processes make the same call; the directory must lie where all of them see it.
 """
 
-import dataclasses
 import json
 import math
-import os
 import shutil
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import RandomSampler, Sampler
@@ -29,13 +27,13 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
-from wavepos.console import Update, is_first_process, num_processes
+from wavepos.console import Update, is_first_process
 from wavepos.data import TrainingData
 from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record
 from wavepos.storage import flush, mark_complete, marked_facts, write_record
+from wavepos.training.arguments import trackers_named, training_arguments
 from wavepos.training.build import build_model
 from wavepos.training.callbacks import (
     Begin,
@@ -52,6 +50,7 @@ from wavepos.training.divergence import INDEX, Divergence, Numbered, diverged
 from wavepos.training.failures import explained
 from wavepos.training.processes import in_first
 
+LOCK = ".training.lock"
 NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "embed_in.", "positions.", ".position.")
 """Parts of the names of embeddings and positions in our models."""
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
@@ -86,7 +85,7 @@ def train(
     Raises:
         ValueError: the directory holds a run with another config or on other data, or damaged checkpoints alone; the
             corpus or the devices do not fit the config; a run to begin with, and no weights; a tracker that Trainer
-            does not know.
+            does not know; another process at work in the directory.
         ImportError: a tracker's package is missing.
         FloatingPointError: a loss, or weights that were to be saved, are not finite.
         MemoryError: it ran out of memory.
@@ -95,26 +94,48 @@ def train(
     """
     if weights is None and (config.start_from or "").startswith(RUN):
         raise ValueError(f"start_from={config.start_from!r} names a run of a study: only a study can train it")
-    trackers = _trackers(report_to)
-    arguments = _arguments(config, out)  # joins the processes
+    trackers = trackers_named(report_to)
+    arguments = training_arguments(config, out)  # joins the processes
     record = in_first(lambda: opened_record(config, out, data, imports))
     if record["status"] == "finished":
         return record
-    checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
-    begin = Begin(lambda: _note(config, out, data, imports))
-    with explained(config, out, arguments.world_size, checkpoint, lambda: begin.has_begun):
-        if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
-            callbacks = [begin, *trackers, TellProgress(update)]
-            checkpoint = _trained(config, arguments, data, checkpoint, callbacks, weights)
-        last = checkpoint
-        return in_first(lambda: _finished(config, record, data, last, arguments.world_size))
+    with _alone(out):
+        record = in_first(lambda: opened_record(config, out, data, imports))
+        if record["status"] == "finished":
+            return record
+        checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
+        begin = Begin(lambda: _note(out / RECORD, record))
+        with explained(config, out, arguments.world_size, checkpoint, lambda: begin.has_begun):
+            if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
+                callbacks = [begin, *trackers, TellProgress(update)]
+                checkpoint = _trained(config, arguments, data, checkpoint, callbacks, weights)
+            last = checkpoint
+            return in_first(lambda: _finished(config, record, data, last, arguments.world_size))
 
 
-def _note(config: TrainConfig, out: Path, data: TrainingData, imports: Sequence[str]) -> None:
-    """Write run.json of a run whose first update is done; another process may have begun another run meanwhile."""
-    record = opened_record(config, out, data, imports)
-    if not (out / RECORD).exists():
-        write_record(out / RECORD, record)
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other calls out of the directory; ValueError if one is at work there."""
+    lock = FileLock(out / LOCK, timeout=0.0)
+
+    def acquire() -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ValueError(f"another process trains in {out}: let it finish, or choose another directory") from error
+
+    in_first(acquire)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _note(path: Path, record: dict[str, Any]) -> None:
+    """Write run.json of a run whose first update is done."""
+    if not path.exists():
+        write_record(path, record)
 
 
 def _trained(
@@ -270,84 +291,6 @@ def _trainer(
         every = config.validate_every
         trainer.add_callback(Validation(blocks, VALIDATION_TOKENS, every, precision, trainer.log, divergence))
     return trainer
-
-
-def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
-    blocks, accumulation = config.micro_batch(num_processes())
-    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    checkpointing = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in fields)
-    arguments = TrainingArguments(
-        output_dir=str(out / CHECKPOINTS),
-        max_steps=config.steps,
-        per_device_train_batch_size=blocks,
-        gradient_accumulation_steps=accumulation,
-        max_grad_norm=config.gradient_clip,
-        bf16=uses_bf16(config.precision),
-        use_cpu=not torch.cuda.is_available(),
-        seed=config.seed,
-        data_seed=config.seed,
-        save_steps=config.save_every,
-        save_total_limit=2,
-        logging_steps=config.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        run_name=out.name,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        **{checkpointing: config.gradient_checkpointing},
-        **_sharding(config),
-    )
-    if config.sharding == "fsdp":
-        _shard_precisely(arguments)
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # or Trainer would multiply the batch by nn.DataParallel; torchrun is how to use them all
-    return arguments
-
-
-def _trackers(names: Sequence[str]) -> list[TrainerCallback]:
-    """The callbacks of trackers that Trainer serves, by name."""
-    served = sorted(set(INTEGRATION_TO_CALLBACK) - {"tensorboard"})  # which every run directory has
-    trackers = []
-    for name in names:
-        if name not in served:
-            near = get_close_matches(name, served, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"report_to takes some of {', '.join(served)}, got {name!r}{hint}")
-        try:
-            trackers.append(INTEGRATION_TO_CALLBACK[name]())
-        except (RuntimeError, ImportError) as error:  # its package is not installed
-            raise ImportError(f"report_to={name!r}: {error}") from error
-    return trackers
-
-
-def _sharding(config: TrainConfig) -> dict[str, Any]:
-    """Trainer's arguments for FSDP2; the layers that are units of their own are those the model names."""
-    if config.sharding == "none":
-        return {}
-    _check_devices()
-    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
-
-
-def _check_devices() -> None:
-    """Without GPUs accelerate would train with DDP in silence."""
-    if not torch.cuda.is_available() or "WORLD_SIZE" not in os.environ:
-        raise ValueError(
-            f"sharding='fsdp' needs GPUs and one process for each (torchrun --nproc-per-node N …), got "
-            f"{torch.cuda.device_count()} GPUs and {os.environ.get('WORLD_SIZE', '1 (no torchrun)')} processes"
-        )
-
-
-def _shard_precisely(arguments: TrainingArguments) -> None:
-    """Gradients are summed and losses logged in float32; accelerate's own policy rounds both to bf16."""
-    plugin = arguments.fsdp_plugin_args
-    if plugin.get("auto_wrap_policy") is None:
-        raise ImportError("sharding='fsdp' needs a newer transformers, this one would gather the whole model at once")
-    if arguments.bf16:
-        plugin["mixed_precision_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
 def _save_model(checkpoint: Path, data: TrainingData, directory: Path) -> None:
