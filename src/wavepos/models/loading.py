@@ -45,7 +45,7 @@ def load_model(
         OSError: no model there.
     """
     files: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
-    with _readable(source):
+    with readable(source):
         saved = AutoConfig.from_pretrained(source, **files)
         config = saved if position is None else AutoConfig.from_pretrained(source, position=position, **files)
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -74,8 +74,12 @@ def load_saved_tokenizer(directory: str | Path) -> Any:
 
 
 @contextmanager
-def _readable(source: str | Path) -> Iterator[None]:
-    """Verify a directory that lists its files, and name what cannot be read of any."""
+def readable(source: str | Path) -> Iterator[None]:
+    """Verify a directory that lists its files, and name what cannot be read of any.
+
+    Raises:
+        ValueError: a file is damaged, or holds no model.
+    """
     folder = Path(source)
     if folder.is_dir():
         reason = damage(folder)

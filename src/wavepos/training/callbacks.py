@@ -113,20 +113,23 @@ class CompleteCheckpoints(TrainerCallback):  # type: ignore[misc] # transformers
 
 
 class Begin(TrainerCallback):  # type: ignore[misc] # as above
-    """Notes the run in its directory once its first update is done, and knows whether one was begun.
+    """Notes the run in its directory once its first update is done, and knows whether a checkpoint is being read.
 
     Args:
         note: writes run.json where there is none.
+
+    Attributes:
+        reading: from the moment when Trainer is given the checkpoint to the first update.
     """
 
     def __init__(self, note: Callable[[], None]) -> None:
-        self.has_begun = False
+        self.reading = False
         self._note: Callable[[], None] | None = note
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.has_begun = True
+        self.reading = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._note is not None:

@@ -18,7 +18,7 @@ SAYS_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 @contextmanager
 def explained(
-    config: TrainConfig, out: Path, devices: int, checkpoint: Path | None, has_begun: Callable[[], bool]
+    config: TrainConfig, out: Path, devices: int, checkpoint: Path | None, is_reading: Callable[[], bool]
 ) -> Iterator[None]:
     """Turn the failures of training that users can mend into one sentence each, with the original error as cause.
 
@@ -27,7 +27,7 @@ def explained(
         out: its directory.
         devices: that train together.
         checkpoint: that the run goes on from.
-        has_begun: whether an update has been begun, after which the checkpoint is not to blame.
+        is_reading: whether the checkpoint is being read.
 
     Raises:
         MemoryError: it ran out of memory.
@@ -45,7 +45,7 @@ def explained(
             raise OSError(
                 f"no space left for {out}: make room there, then the same command goes on from the last checkpoint"
             ) from error
-        if checkpoint is None or has_begun():
+        if checkpoint is None or not is_reading():
             raise
         raise ValueError(
             f"{checkpoint} cannot be gone on from ({type(error).__name__}: {_first_line(error)}): delete it, and the "

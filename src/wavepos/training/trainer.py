@@ -5,7 +5,6 @@ A run directory holds `model/` (safetensors, config and tokenizer), `checkpoints
 finished run. Under `torchrun` all processes make the same call; the directory must lie where all of them see it.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,7 @@ from transformers.utils import logging
 from wavepos.console import Update, is_first_process
 from wavepos.data import TrainingData
 from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record
-from wavepos.storage import flush, mark_complete, marked_facts, write_record
+from wavepos.storage import flush, mark_complete, marked_facts, read_record, write_record
 from wavepos.training.arguments import trackers_named, training_arguments
 from wavepos.training.build import build_model
 from wavepos.training.callbacks import (
@@ -105,10 +104,10 @@ def train(
             return record
         checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
         begin = Begin(lambda: _note(out / RECORD, record))
-        with explained(config, out, arguments.world_size, checkpoint, lambda: begin.has_begun):
+        with explained(config, out, arguments.world_size, checkpoint, lambda: begin.reading):
             if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
-                callbacks = [begin, *trackers, TellProgress(update)]
-                checkpoint = _trained(config, arguments, data, checkpoint, callbacks, weights)
+                callbacks = [*trackers, TellProgress(update)]
+                checkpoint = _trained(config, arguments, data, checkpoint, begin, callbacks, weights)
             last = checkpoint
             return in_first(lambda: _finished(config, record, data, last, arguments.world_size))
 
@@ -143,6 +142,7 @@ def _trained(
     arguments: TrainingArguments,
     data: TrainingData,
     checkpoint: Path | None,
+    begin: Begin,
     callbacks: Sequence[TrainerCallback],
     weights: Path | None,
 ) -> Path:
@@ -151,8 +151,9 @@ def _trained(
     losses, stop = RunningLoss(), StopOnSignal()
     trainer = _trainer(config, arguments, data, [CompleteCheckpoints(directory, losses), stop], weights)
     trainer.losses, trainer.speed = losses, Speed(config.batch_tokens)
-    for callback in callbacks:
+    for callback in (begin, *callbacks):
         trainer.add_callback(callback)
+    begin.reading = checkpoint is not None
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
@@ -167,10 +168,7 @@ def _finished(
 ) -> dict[str, Any]:
     """Make the last checkpoint the run's model and record; called anew where that was cut off."""
     out, facts = checkpoint.parent.parent, marked_facts(checkpoint)
-    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    for entry in history:  # as versions wrote it that trained on
-        if not math.isfinite(entry.get("loss", entry.get("valid_loss", 0.0))):
-            raise diverged(f"a loss logged at update {entry['step']:,} is not finite", config, checkpoint.parent)
+    history = _history(checkpoint, config)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build_model(config, len(data.tokenizer)).parameters())
     finished = record | {
@@ -189,6 +187,19 @@ def _finished(
     write_record(out / RECORD, finished)
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return finished
+
+
+def _history(checkpoint: Path, config: TrainConfig) -> list[dict[str, Any]]:
+    """What was logged up to a checkpoint; an earlier version logged what is not finite, and trained on."""
+    path = checkpoint / "trainer_state.json"
+    advice = f"delete {checkpoint}, and the same command goes on from the one before, or begins anew"
+    history = read_record(path, advice).get("log_history")
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        raise ValueError(f"{path} holds no log_history: {advice}")
+    for entry in history:
+        if not math.isfinite(entry.get("loss", entry.get("valid_loss", 0.0))):
+            raise diverged(f"a loss logged at update {entry['step']:,} is not finite", config, checkpoint.parent)
+    return history
 
 
 def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optimizer, LambdaLR]:
