@@ -1,5 +1,6 @@
 """What lies on disk: written whole and flushed, with checksums, and taken back only as it was written."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,9 @@ MARKER = "complete.json"
 """Lists the files of a folder that is whole, with sizes and SHA-256."""
 CHECKSUM = "checksum"
 """Key of a record's own checksum."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SAYS_FULL = ("No space left on device", "File too large", "inline_container", "iostream error")
+"""How libraries that raise no OSError report a full disk; the last two are torch's."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -43,6 +47,11 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error says that no space is left to write to."""
+    return (isinstance(error, OSError) and error.errno in FULL) or any(words in str(error) for words in SAYS_FULL)
 
 
 def write_record(path: Path, data: Mapping[str, Any]) -> None:
@@ -89,7 +98,7 @@ def unreadable_tokenizer(folder: Path, error: Exception) -> str:
 
 
 def _checksum(data: Mapping[str, Any]) -> str:
-    read_back = json.loads(json.dumps(data, allow_nan=False))  # its keys are strings, its sequences lists
+    read_back = json.loads(json.dumps(data))  # its keys are strings, its sequences lists
     return hashlib.sha256(json.dumps(read_back, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -28,7 +28,7 @@ from wavepos.data.tokenizers import (
     train_bpe,
 )
 from wavepos.data.tokens import BATCH_CHARACTERS, DAMAGED, Blocks, Bound, TokenFile, open_token_file, write_split
-from wavepos.storage import MARKER, damage, flush, mark_complete
+from wavepos.storage import MARKER, damage, flush, is_full, mark_complete
 
 T = TypeVar("T")
 
@@ -57,6 +57,7 @@ def cached_folder(
 
     Raises:
         ValueError: it is damaged and cannot be built.
+        OSError: no space is left.
     """
     target = cache_dir / name
     if target.exists():
@@ -84,8 +85,12 @@ def cached_folder(
             if not target.exists():
                 temporary.replace(target)
                 flush(cache_dir)
-        except (OSError, ValueError) as error:
-            if damaged is None:
+        except Exception as error:  # tokenizers has no narrower one for a full disk
+            if is_full(error):
+                raise OSError(
+                    f"no space left in {cache_dir}: make room there, or let WAVEPOS_CACHE name another"
+                ) from error
+            if damaged is None or not isinstance(error, OSError | ValueError):
                 raise
             raise ValueError(f"{damaged}; it could not be made anew from the corpus: {error}") from error
         finally:

@@ -1,17 +1,14 @@
 """Training that runs out of memory or disk, or into a checkpoint that cannot be read, says what would do."""
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from wavepos.storage import is_full
 from wavepos.training.config import TrainConfig
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SAYS_FULL = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed writing")
-"""How torch and safetensors report a full disk."""
 SAYS_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 """How torch reports on CPUs and in libraries that it has no memory."""
 
@@ -41,7 +38,7 @@ def explained(
     except Exception as error:
         if _no_memory(error):
             raise MemoryError(_memory_advice(config, devices)) from error
-        if _disk_full(error):
+        if is_full(error):
             raise OSError(
                 f"no space left for {out}: make room there, then the same command goes on from the last checkpoint"
             ) from error
@@ -56,12 +53,6 @@ def explained(
 def _no_memory(error: Exception) -> bool:
     said = isinstance(error, RuntimeError) and any(words in str(error) for words in SAYS_NO_MEMORY)
     return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
-
-
-def _disk_full(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno in FULL:
-        return True
-    return any(words in str(error) for words in SAYS_FULL)
 
 
 def _memory_advice(config: TrainConfig, devices: int) -> str:
