@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,15 +121,15 @@ def result(folder: Path) -> dict[str, str]:
 class Bench:
     """Tries faults in folders of their own, and counts those survived."""
 
-    def __init__(self, root: Path, seed: int) -> None:
+    def __init__(self, root: Path, names: Sequence[str], seed: int) -> None:
         self.root, self.rng = root, random.Random(seed)
         self.tried = self.survived = 0
         self.expected: dict[str, dict[str, str]] = {}
         self.seconds: dict[str, float] = {}
-        for name, arguments in COMMANDS.items():
+        for name in names:
             folder = prepared(root / name)
             begun = time.monotonic()
-            done = ended(folder, start(folder, arguments))
+            done = ended(folder, start(folder, COMMANDS[name]))
             if done.status:
                 raise SystemExit(f"{name} fails without any fault:\n{done.output}")
             self.seconds[name] = time.monotonic() - begun
@@ -207,15 +207,14 @@ class Bench:
 
 
 def faults(bench: Bench, kills: int) -> Iterator[Callable[[], None]]:
-    """As many kills, four in five of a training, and a fifth as many of each other fault."""
+    """As many kills, one in five of the second command, a fifth as many of two other faults, and a read-only folder."""
+    names = list(bench.expected)
     for number in range(kills):
-        yield partial(bench.kill, "study" if number % 5 == 4 else "train")
-    for _ in range(max(1, kills // 5)):
-        yield partial(bench.full_disk, "train")
-        yield partial(bench.two_at_once, "train")
-    yield partial(bench.full_disk, "study")
-    yield partial(bench.two_at_once, "study")
-    yield partial(bench.read_only, "train")
+        yield partial(bench.kill, names[-1] if number % 5 == 4 else names[0])
+    for number in range(max(len(names), kills // 5)):
+        yield partial(bench.full_disk, names[number % len(names)])
+        yield partial(bench.two_at_once, names[number % len(names)])
+    yield partial(bench.read_only, names[0])
 
 
 def main() -> None:
@@ -223,10 +222,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--commands", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         Path(root).chmod(0o755)
-        bench = Bench(Path(root), given.seed)
+        bench = Bench(Path(root), given.commands, given.seed)
         for fault in faults(bench, given.kills):
             fault()
     print(f"{bench.survived} of {bench.tried} faults survived")

@@ -139,24 +139,39 @@ def read_run(run_dir: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no run there.
-        ValueError: it is damaged, or lacks what every run has.
+        ValueError: it is damaged.
     """
     path = run_dir / RECORD
     if not path.exists():
         raise FileNotFoundError(f"run_dir must be the directory of a run of `wavepos train`: no run.json in {run_dir}")
-    advice = f"restore it from a copy, or delete {run_dir} to train anew"
-    record = read_record(path, advice)
-    _check_fields(record, {"status": str, "config": dict}, path, advice)
-    _check_fields(record["config"], {"corpus": str, "seq_len": int}, path, advice)
-    if record["status"] == "finished":
-        _check_fields(record, OF_FINISHED, path, advice)
+    record = read_record(path, _advice(run_dir))
+    check_fields(record, {"status": str}, run_dir)
+    check_fields({"config": {}, **record}, {"config": dict}, run_dir)
     return record
 
 
-def _check_fields(fields: Mapping[str, Any], kinds: Mapping[str, Any], path: Path, advice: str) -> None:
+def check_fields(fields: Mapping[str, Any], kinds: Mapping[str, Any], run_dir: Path) -> None:
+    """Refuse a record, or a config in one, that lacks fields, or has them of other types."""
     for name, kind in kinds.items():
         if not isinstance(fields.get(name), kind):
-            raise ValueError(f"{path} must have a {name!r} as runs have it, got {fields.get(name)!r}: {advice}")
+            raise ValueError(
+                f"{run_dir / RECORD} must have a {name!r} as runs have it, got {fields.get(name)!r}: {_advice(run_dir)}"
+            )
+
+
+def _advice(run_dir: Path) -> str:
+    return f"restore it from a copy, or delete {run_dir} to train anew"
+
+
+def finished_config(run_dir: Path) -> dict[str, Any]:
+    """The config of a finished run, with its corpus and length.
+
+    Raises:
+        FileNotFoundError, ValueError: as `finished_run`; it lacks them.
+    """
+    config: dict[str, Any] = finished_run(run_dir).get("config", {})
+    check_fields(config, {"corpus": str, "seq_len": int}, run_dir)
+    return config
 
 
 def finished_run(run_dir: Path) -> dict[str, Any]:
@@ -225,6 +240,8 @@ def opened_record(
     begun = path.exists()
     if begun:
         record = read_run(out)
+        if record["status"] == "finished":
+            check_fields(record, OF_FINISHED, out)
         _check_config(config, record, out, same_data=record.get("data") == data.fingerprint)
         _check_data(data, record.get("data"), config.corpus, out)
     completed = record | {"config": json.loads(json.dumps(dataclasses.asdict(config))), "data": data.fingerprint}
@@ -240,7 +257,7 @@ def _check_config(config: "TrainConfig", record: Mapping[str, Any], out: Path, s
     try:
         theirs = stored_config(type(config), record)
     except ValueError as error:
-        raise ValueError(f"{out / RECORD}: {error}") from error
+        raise ValueError(f"{out / RECORD}: {error}: {_advice(out)}") from error
     for field in dataclasses.fields(config):
         there, here = getattr(theirs, field.name), getattr(config, field.name)
         if there != here and not (same_data and field.name in PLACES):

@@ -75,9 +75,9 @@ def open_token_file(folder: Path) -> TokenFile:
     """
     path, sidecar = folder / IDS, folder / SIDECAR
     fields = read_record(sidecar, DAMAGED)
-    fields.setdefault("sha256", None)
+    stored = fields.pop("sha256", None)
     try:
-        tokens = TokenFile(path=path, **fields)
+        tokens = TokenFile(path=path, sha256=stored or "", **fields)
     except TypeError as error:
         raise ValueError(f"{sidecar} is not of this version ({error}): {DAMAGED}") from error
     if tokens.dtype not in get_args(IdType):
@@ -86,11 +86,11 @@ def open_token_file(folder: Path) -> TokenFile:
     if path.stat().st_size != expected:
         raise ValueError(f"{path} must have {expected:,} bytes, got {path.stat().st_size:,}: {DAMAGED}")
     sha256 = file_sha256(path)
-    if tokens.sha256 not in (sha256, None):
+    if stored not in (sha256, None):
         raise ValueError(f"{path} is not what was written, its checksum differs: {DAMAGED}")
     if not expected or int(tokens.ids.max()) >= tokens.vocab_size:
         raise ValueError(f"{path} holds no tokens of a vocabulary of {tokens.vocab_size:,}: {DAMAGED}")
-    if tokens.sha256 is None:
+    if stored is None:
         tokens = dataclasses.replace(tokens, sha256=sha256)
         with suppress(OSError):  # a cache that cannot be written to serves all the same
             write_sidecar(tokens)

@@ -19,7 +19,7 @@ from wavepos.console import Tally, Update
 from wavepos.data import Split, TokenFile, prepare_split
 from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, table_protocols, window_nats
 from wavepos.models.loading import default_device, load_model, load_saved_tokenizer
-from wavepos.runs import MODEL, environment, finished_run, slug
+from wavepos.runs import MODEL, environment, finished_config, slug
 
 LENGTHS = (4096, 8192, 16_384, 32_768)
 NUM_DOCUMENTS = 100
@@ -141,7 +141,7 @@ def evaluate_run_on_long_documents(
         update: told of the progress.
         split: that the documents are of; of a corpus that was not trained on, any is held out.
     """
-    config = finished_run(run_dir)["config"]
+    config = finished_config(run_dir)
     lengths, corpus = sorted(lengths or LENGTHS), corpus or config["corpus"]
     device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)

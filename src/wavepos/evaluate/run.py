@@ -9,7 +9,7 @@ from wavepos.data import TokenFile, prepare_split
 from wavepos.data.preparation import valid_bound
 from wavepos.evaluate.perplexity import TextSize, evaluate_protocols, perplexity_record, table_protocols
 from wavepos.models.loading import default_device, load_model, load_saved_tokenizer
-from wavepos.runs import MODEL, environment, finished_run, slug
+from wavepos.runs import MODEL, environment, finished_config, slug
 
 
 def evaluate_run(
@@ -30,7 +30,7 @@ def evaluate_run(
     """
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
-    config = finished_run(run_dir)["config"]
+    config = finished_config(run_dir)
     train_len = config["seq_len"]
     device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)

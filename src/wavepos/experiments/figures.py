@@ -40,7 +40,7 @@ from wavepos.experiments.wavelet_figures import (
     wavelets_of_a_head,
 )
 from wavepos.models.loading import load_model, load_saved_tokenizer
-from wavepos.runs import finished_run, slug
+from wavepos.runs import finished_config, slug
 
 ATTENTION_METHODS = ("RoPE", "Transformer-XL", "ALiBi", "Wavelet", "Wavelet, recency start")
 """Whose attention is drawn."""
@@ -71,7 +71,7 @@ def reading_of_run(run_dir: Path, length: int = LENGTH, start: int = 0) -> Readi
     Raises:
         FileNotFoundError, ValueError: no finished run there, or a split with fewer tokens.
     """
-    config = finished_run(run_dir)["config"]
+    config = finished_config(run_dir)
     tokenizer: Any = load_saved_tokenizer(run_dir / "model")
     ids = prepare_split(config["corpus"], "valid", tokenizer, max_tokens=max(3, start + length), ended=False).ids
     if start < 0 or length < 1 or start + length > len(ids):

@@ -20,7 +20,7 @@ from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM
 from wavepos.models.loading import load_model, load_saved_tokenizer
 from wavepos.positions.alibi import ALiBiConfig
 from wavepos.positions.wavelet import WaveletConfig
-from wavepos.runs import RECORD, finished_run, model_directory
+from wavepos.runs import RECORD, finished_config, model_directory
 
 TIMES_TRAINED = 4
 """Tokens of a text by default: this many times L_train, or `LENGTH` where no run says what it is."""
@@ -78,7 +78,7 @@ def opened(path: Path) -> Inspected:
         FileNotFoundError: neither is there.
         ValueError: an unfinished run, or a model of another family.
     """
-    config = finished_run(path)["config"] if (path / RECORD).exists() else None
+    config = finished_config(path) if (path / RECORD).exists() else None
     directory = model_directory(path)
     model = load_model(directory, local_files_only=True)
     if not isinstance(model, BaevskiAuliForCausalLM | WaveposLlamaForCausalLM):

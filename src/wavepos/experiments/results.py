@@ -17,7 +17,7 @@ from wavepos.experiments.folders import (
 )
 from wavepos.experiments.study import Method, Study, comparable
 from wavepos.positions import parse_layers
-from wavepos.runs import RECORD, environment, finished_run, position_name, read_run
+from wavepos.runs import OF_FINISHED, RECORD, check_fields, environment, finished_run, position_name, read_run
 from wavepos.training.config import TrainConfig
 
 FORMAT = 1
@@ -142,6 +142,7 @@ def _by_reading(folder: Path, config: TrainConfig, methods: Mapping[str, Method]
 
 def _outcome(name: str, config: TrainConfig, folder: Path, evaluations: Sequence[Path]) -> dict[str, Any]:
     record = read_run(folder)
+    check_fields(record, OF_FINISHED, folder)
     return {
         "name": name,
         "seed": config.seed,
