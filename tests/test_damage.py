@@ -138,7 +138,7 @@ def of_type(model_type: str) -> Callable[[Path], None]:
             "model.safetensors cannot be read",
         ),
         ("model.safetensors", Path.unlink, "run/model"),
-        ("model.safetensors", inf_weights, "the model's loss is nan for token"),
+        ("model.safetensors", inf_weights, "run/model holds weights that are not finite, "),
         ("config.json", Path.unlink, "run/model"),
         ("config.json", lambda path: path.write_text("[]"), "run/model"),
         ("config.json", lambda path: path.write_text("{"), "config.json"),

@@ -41,7 +41,7 @@ def load_model(
         local_files_only: take no file from the hub.
 
     Raises:
-        ValueError: a file is damaged, or the weights do not fit the directory's own config.
+        ValueError: a file is damaged, the weights do not fit the directory's own config, or are not finite.
         OSError: no model there.
     """
     files: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
@@ -58,6 +58,9 @@ def load_model(
             before = set(type(model)(saved).state_dict())
         new, left = set(model.state_dict()) - before, before - set(model.state_dict())
     check_loaded(info, source, new=new, left=left)
+    for name, weights in model.named_parameters():
+        if not bool(weights.isfinite().all()):
+            raise ValueError(f"{source} holds weights that are not finite, {name}: {RESTORE}")
     return model
 
 
