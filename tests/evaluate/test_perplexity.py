@@ -154,7 +154,5 @@ def test_a_loss_that_is_not_finite_names_its_token() -> None:
     def losses(inputs: Tensor, targets: Tensor) -> Tensor:
         return torch.where(torch.arange(targets.shape[1]) == 3, torch.nan, context_losses(inputs, targets))
 
-    with pytest.raises(
-        FloatingPointError, match="loss is nan for token 4 of the text, read in windows of 70"
-    ):
+    with pytest.raises(FloatingPointError, match="loss is nan for token 4 of the text, read in windows of 70"):
         evaluate_perplexity(losses, TOKENS, Protocol(kind="whole", seq_len=70))
