@@ -20,7 +20,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from wavepos.console import Update
 from wavepos.data import Blocks, PreparedData, prepare
 from wavepos.models import baevski_auli_config
-from wavepos.storage import MARKER, mark_complete
+from wavepos.storage import MARKER, mark_complete, marked_facts
 from wavepos.training.build import build_model
 from wavepos.training.callbacks import RunningLoss
 from wavepos.training.checkpoints import whole_checkpoint
@@ -377,6 +377,25 @@ def test_damaged_checkpoints_alone_are_refused(corpus: str, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=message):
         train(config, out, data, no_update)
     assert len(list((out / "checkpoints").iterdir())) == 2
+
+
+def test_a_checkpoint_that_holds_something_else_is_one_sentence(corpus: str, tmp_path: Path) -> None:
+    config, out = small(corpus), tmp_path / "run"
+    data = prepared(config, tmp_path)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(config, out, data, cut_after(6))
+    checkpoint = out / "checkpoints" / "checkpoint-4"
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
+        kept = (checkpoint / name).read_bytes()
+        (checkpoint / name).write_bytes(b"{}")
+        mark_complete(checkpoint, marked_facts(checkpoint))
+        with pytest.raises(
+            ValueError, match=r"checkpoint-4 cannot be gone on from \(.*\): delete it, and the same comm"
+        ):
+            train(config, out, data, no_update)
+        (checkpoint / name).write_bytes(kept)
+    mark_complete(checkpoint, marked_facts(checkpoint))
+    assert train(config, out, data)["status"] == "finished"
 
 
 def test_a_checkpoint_marked_before_lists_were_kept_needs_its_states(tmp_path: Path) -> None:

@@ -117,14 +117,22 @@ class Begin(TrainerCallback):  # type: ignore[misc] # as above
 
     Args:
         note: writes run.json where there is none.
+        step: updates that the checkpoint has behind it; 0 without one.
 
     Attributes:
         reading: from the moment when Trainer is given the checkpoint to the first update.
     """
 
-    def __init__(self, note: Callable[[], None]) -> None:
+    def __init__(self, note: Callable[[], None], step: int) -> None:
         self.reading = False
+        self._step = step
         self._note: Callable[[], None] | None = note
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step != self._step:
+            raise ValueError(f"trainer_state.json is of update {state.global_step}")
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

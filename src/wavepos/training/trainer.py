@@ -103,9 +103,10 @@ def train(
         if record["status"] == "finished":
             return record
         checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
-        begin = Begin(lambda: _note(out / RECORD, record))
+        done = 0 if checkpoint is None else checkpoint_step(checkpoint)
+        begin = Begin(lambda: _note(out / RECORD, record), done)
         with explained(config, out, arguments.world_size, checkpoint, lambda: begin.reading):
-            if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
+            if checkpoint is None or done < config.steps:
                 callbacks = [*trackers, TellProgress(update)]
                 checkpoint = _trained(config, arguments, data, checkpoint, begin, callbacks, weights)
             last = checkpoint
