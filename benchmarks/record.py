@@ -15,7 +15,8 @@ from typing import Any, Literal
 from benchmarks.measure import MEMORY, TIMING, device_kind
 from benchmarks.peers.peer import is_called
 from wavepos.console import Update
-from wavepos.runs import environment, write_json
+from wavepos.runs import environment
+from wavepos.storage import write_json
 
 Cell = dict[str, Any]
 ROUNDS = 3

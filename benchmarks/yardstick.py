@@ -14,7 +14,8 @@ from benchmarks.attention import DTYPES
 from benchmarks.measure import device_kind
 from wavepos.console import Update
 from wavepos.positions import Position, parse_position
-from wavepos.runs import environment, write_json
+from wavepos.runs import environment
+from wavepos.storage import write_json
 from wavepos.testing import Case, measure
 
 BACKENDS: tuple[Literal["banded", "triton", "auto"], ...] = ("banded", "triton", "auto")

@@ -14,8 +14,34 @@ LINE_EVERY_SECONDS = 10.0
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process, or the first of those that `torchrun` started."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this is the only process, or the first of those that `torchrun` started.
+
+    Raises:
+        ValueError: RANK and WORLD_SIZE are not what torchrun sets.
+    """
+    rank = _number("RANK", 0)
+    if rank >= num_processes():
+        raise ValueError(
+            f"the environment's RANK must be less than its WORLD_SIZE={num_processes()}, as torchrun sets both, got "
+            f"{rank}: unset RANK to use one process"
+        )
+    return rank == 0
+
+
+def num_processes() -> int:
+    """Processes that `torchrun` started, or 1.
+
+    Raises:
+        ValueError: WORLD_SIZE is not what torchrun sets.
+    """
+    return max(1, _number("WORLD_SIZE", 1))
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ValueError(f"the environment's {name} must be a number, as torchrun sets it, got {text!r}: unset it")
+    return int(text)
 
 
 class Update(Protocol):

@@ -1,10 +1,9 @@
-"""The run directory: the names inside it, its own name, its record, where results come from, and writes that last."""
+"""The run directory: the names inside it, its own name, its record, and where results come from."""
 
 import dataclasses
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 import shlex
@@ -22,6 +21,7 @@ from wavepos.positions.layers import LayerPattern, LayerPositions, distinct_conf
 from wavepos.positions.temperature import parse_temperature
 from wavepos.positions.typed import TypedConfig
 from wavepos.positions.wavelet import WaveletConfig
+from wavepos.storage import read_record, write_record
 from wavepos.wavelets import mother_wavelet
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ PLACES = ("corpus", "tokenizer")
 """Fields of a config that only say where the data lie."""
 NAMED_BY_VALUE = ("query_bias", "wavelet", "direction", "gate")
 """Fields of a position whose value alone says which it is."""
+OF_FINISHED = {"parameters": int, "train_tokens": int, "train_seconds": int | float, "losses": list}
+"""What run.json of a finished run has, and of which types."""
 LONGEST_NAME = 40
 PACKAGES = ("wavepos", "torch", "triton", "transformers", "accelerate", "tokenizers", "lm_eval", "numpy", "PyWavelets")
 
@@ -132,17 +134,54 @@ def stored_config(kind: type["TrainConfig"], record: Mapping[str, Any]) -> "Trai
         raise ValueError(f"the config is not one of this version: {error}") from error
 
 
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """run.json of a run, begun or finished.
+
+    Raises:
+        FileNotFoundError: no run there.
+        ValueError: it is damaged.
+    """
+    path = run_dir / RECORD
+    if not path.exists():
+        raise FileNotFoundError(f"run_dir must be the directory of a run of `wavepos train`: no run.json in {run_dir}")
+    record = read_record(path, _advice(run_dir))
+    check_fields(record, {"status": str}, run_dir)
+    check_fields({"config": {}, **record}, {"config": dict}, run_dir)
+    return record
+
+
+def check_fields(fields: Mapping[str, Any], kinds: Mapping[str, Any], run_dir: Path) -> None:
+    """Refuse a record, or a config in one, that lacks fields, or has them of other types."""
+    for name, kind in kinds.items():
+        if not isinstance(fields.get(name), kind):
+            raise ValueError(
+                f"{run_dir / RECORD} must have a {name!r} as runs have it, got {fields.get(name)!r}: {_advice(run_dir)}"
+            )
+
+
+def _advice(run_dir: Path) -> str:
+    return f"restore it from a copy, or delete {run_dir} to train anew"
+
+
+def finished_config(run_dir: Path) -> dict[str, Any]:
+    """The config of a finished run, with its corpus and length.
+
+    Raises:
+        FileNotFoundError, ValueError: as `finished_run`; it lacks them.
+    """
+    config: dict[str, Any] = finished_run(run_dir).get("config", {})
+    check_fields(config, {"corpus": str, "seq_len": int}, run_dir)
+    return config
+
+
 def finished_run(run_dir: Path) -> dict[str, Any]:
     """run.json of a finished run.
 
     Raises:
         FileNotFoundError: no run there.
-        ValueError: the run is not finished, or nobody has registered its position or wavelet.
+        ValueError: the run is not finished, its record is damaged, or nobody has registered its position or wavelet.
     """
-    path = run_dir / RECORD
-    if not path.exists():
-        raise FileNotFoundError(f"run_dir must be the directory of a run of `wavepos train`: no run.json in {run_dir}")
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record = read_run(run_dir)
     if record["status"] != "finished":
         raise ValueError(f"the run in {run_dir} is not finished: give its `wavepos train` command again")
     _check_registered(run_dir, record)
@@ -154,7 +193,7 @@ def model_directory(path: Path) -> Path:
 
     Raises:
         FileNotFoundError: neither a run nor a saved model.
-        ValueError: the run is not finished.
+        ValueError: the run is not finished, or its record is damaged.
     """
     if (path / RECORD).exists():
         finished_run(path)
@@ -182,7 +221,9 @@ def _check_registered(run_dir: Path, record: Mapping[str, Any]) -> None:
 def opened_record(
     config: "TrainConfig", out: Path, data: "TrainingData", imports: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """run.json of a run directory, begun if there is none; what a record of an older version lacks is filled in.
+    """run.json of a run directory; one that is there is completed where an older version left something out.
+
+    Where there is none nothing is written: a start that fails leaves no record that would refuse another config.
 
     Args:
         config: the run.
@@ -191,25 +232,32 @@ def opened_record(
         imports: modules, or files, that register what the config needs.
 
     Raises:
-        ValueError: the directory holds a run with another config (or one of another version) or on other data.
+        ValueError: the directory holds a run with another config (or one of another version), on other data, or with a
+            damaged record.
     """
     path = out / RECORD
     record: dict[str, Any] = {"status": "started"}
-    if path.exists():
-        record = json.loads(path.read_text(encoding="utf-8"))
+    begun = path.exists()
+    if begun:
+        record = read_run(out)
+        if record["status"] == "finished":
+            check_fields(record, OF_FINISHED, out)
         _check_config(config, record, out, same_data=record.get("data") == data.fingerprint)
         _check_data(data, record.get("data"), config.corpus, out)
     completed = record | {"config": json.loads(json.dumps(dataclasses.asdict(config))), "data": data.fingerprint}
     if imports:
         completed["imports"] = list(imports)
-    if completed != record:
-        write_json(path, completed)
+    if begun and completed != record:
+        write_record(path, completed)
     return completed
 
 
 def _check_config(config: "TrainConfig", record: Mapping[str, Any], out: Path, same_data: bool) -> None:
     """Refuse another config; the same data may have been moved."""
-    theirs = stored_config(type(config), record)
+    try:
+        theirs = stored_config(type(config), record)
+    except ValueError as error:
+        raise ValueError(f"{out / RECORD}: {error}: {_advice(out)}") from error
     for field in dataclasses.fields(config):
         there, here = getattr(theirs, field.name), getattr(config, field.name)
         if there != here and not (same_data and field.name in PLACES):
@@ -262,22 +310,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that the path holds either the old or the whole new content, whatever happens meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically: a temporary file beside it, flushed to disk, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def _program() -> list[str]:
     """What was typed before the arguments: wavepos, or python -m wavepos.cli."""
     program = Path(sys.argv[0])
@@ -285,17 +317,6 @@ def _program() -> list[str]:
     if program.name == "__main__.py" and spec is not None and spec.parent:
         return ["python", "-m", spec.parent]
     return [program.name]
-
-
-def flush(path: Path) -> None:
-    """fsync a file or folder; outside POSIX neither can be flushed by a read-only descriptor, and nothing is done."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _version(package: str) -> str | None:

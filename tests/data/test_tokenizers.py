@@ -1,5 +1,7 @@
 """Tokenizers: what is encoded comes back, ids follow their rule, and training is deterministic."""
 
+import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
 from wavepos.data import build_words, load_tokenizer, train_bpe
-from wavepos.data.tokenizers import parse_tokenizer, text_encoder
+from wavepos.data.tokenizers import LONGEST_WORD, parse_tokenizer, text_encoder
 
 TEXTS = [f"def f{index}(x):\n    return x + {index}  # é, naïve 你好\n" for index in range(100)]
 SMALL_BPE = train_bpe(TEXTS, 300)
@@ -54,6 +57,30 @@ def test_bpe_is_the_same_in_another_process() -> None:
     ]
     other = subprocess.run(run, capture_output=True, check=True, encoding="utf-8").stdout
     assert other == SMALL_BPE.backend_tokenizer.to_str()
+
+
+def test_a_text_without_spaces_does_not_make_training_quadratic() -> None:
+    """Words are counted whole up to a bound, and what is longer in parts of that length."""
+    word = "".join(random.Random(0).choices("abcdefgh", k=2 * LONGEST_WORD))
+    bounded = train_bpe([word, "short words", "\n" * LONGEST_WORD], 300).backend_tokenizer.to_str()
+    in_parts = [word[:LONGEST_WORD], word[LONGEST_WORD:], "short words", "\n" * LONGEST_WORD]
+    assert bounded == train_bpe(in_parts, 300).backend_tokenizer.to_str()
+
+
+def test_the_tokenizer_of_ordinary_text_is_that_of_an_unbounded_training() -> None:
+    folder = Path(json.__file__).parent
+    texts = [path.read_text(encoding="utf-8") for path in (*sorted(folder.glob("*.py")), Path(random.__file__))]
+    unbounded = Tokenizer(models.BPE())
+    unbounded.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    unbounded.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
+    )
+    unbounded.train_from_iterator(texts, trainer)
+    assert (
+        json.loads(train_bpe(texts, 600).backend_tokenizer.to_str())["model"] == json.loads(unbounded.to_str())["model"]
+    )
 
 
 def test_words_are_ordered_by_frequency_then_name() -> None:

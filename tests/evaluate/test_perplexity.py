@@ -148,3 +148,11 @@ def test_progress_adds_up_to_all_protocols_though_windows_are_shared() -> None:
 def test_an_empty_stream_is_refused() -> None:
     with pytest.raises(ValueError, match="num_targets must be at least 1, got 0"):
         score(Protocol(kind="whole", seq_len=5), num_targets=0)
+
+
+def test_a_loss_that_is_not_finite_names_its_token() -> None:
+    def losses(inputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.where(torch.arange(targets.shape[1]) == 3, torch.nan, context_losses(inputs, targets))
+
+    with pytest.raises(FloatingPointError, match="loss is nan for token 4 of the text, read in windows of 70"):
+        evaluate_perplexity(losses, TOKENS, Protocol(kind="whole", seq_len=70))

@@ -173,7 +173,7 @@ def finished(folder: Path) -> Path:
     config = BaevskiAuliConfig(vocab_size=len(tokenizer), cutoffs=(), position="wavelet", **sizes)
     BaevskiAuliForCausalLM(config).save_pretrained(folder / "run" / "model")
     tokenizer.save_pretrained(folder / "run" / "model")
-    record = {"status": "finished", "config": {"corpus": corpus}}
+    record = {"status": "finished", "config": {"corpus": corpus, "seq_len": 16}}
     (folder / "run" / "run.json").write_text(json.dumps(record))
     return folder / "run"
 

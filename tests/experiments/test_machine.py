@@ -73,6 +73,24 @@ def test_every_run_is_a_directory_with_its_evaluations(finished: tuple[Study, Pa
     assert [outcome["name"] for outcome in study_result(study, root)["outcomes"]] == ["nope", "alibi"]
 
 
+def test_a_run_that_diverges_is_named_and_the_others_are_done(
+    small_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluations = (Evaluation(lengths=(16,), tokens=64),)
+    steep = dataclasses.replace(small_config("alibi"), learning_rate=1e30, warmup_steps=0)
+    configs = {"steep": steep, "nope": small_config("nope")}
+    runs = tuple(StudyRun(name=name, config=config, evaluations=evaluations) for name, config in configs.items())
+    study = Study(name="small", title="", runs=runs, baseline="nope")
+    failures = run_tasks(plan_tasks(study, tmp_path), jobs=1)
+    assert [(task.title, error.partition(":")[0]) for task, error in failures] == [
+        ("steep, seed 0", "FloatingPointError")
+    ]
+    assert "training diverged: " in " ".join(capsys.readouterr().out.split())
+    result = study_result(study, tmp_path, [(task.title, error) for task, error in failures])
+    assert [outcome["name"] for outcome in result["outcomes"]] == ["nope"]
+    assert "Give a lower learning_rate (now 1e+30)" in result["failures"][0]["error"]
+
+
 def test_a_run_that_goes_on_from_another_has_that_trained_first_and_begins_with_its_weights(
     small_config: MakeConfig, tmp_path: Path, trained: list[str]
 ) -> None:
@@ -192,7 +210,7 @@ def test_a_run_is_found_by_its_config_whatever_its_directory_is_called(
     folder = copied / run_name(study.runs[0].config, exact=True)
     folder.rename(copied / "made-by-hand")
     record = json.loads((copied / "made-by-hand" / "run.json").read_text())
-    del record["config"]["weight_decay"]  # as if an older version had no such field
+    del record["config"]["weight_decay"], record["checksum"]  # as if an older version had no such field
     (copied / "made-by-hand" / "run.json").write_text(json.dumps(record))
     assert RunFolders(copied).folder(study.runs[0].config).name == "made-by-hand"
     run_tasks(plan_tasks(study, copied), jobs=1)

@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
 
-import wavepos.training.trainer as train_module
+import wavepos.training.arguments as arguments_module
 from wavepos.data import prepare
 from wavepos.models import WaveposLlamaForCausalLM
 from wavepos.training.config import TrainConfig
@@ -94,7 +94,7 @@ def _train_sharded(folder: Path) -> None:
     prepare_backend, set_device = PartialState._prepare_backend, PartialState.set_device
     PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_XPU)
     PartialState.set_device = lambda state: setattr(state, "device", torch.device("cpu"))
-    train_module._check_devices = lambda: None
+    arguments_module._check_devices = lambda: None
     corpus = f"text:{folder / 'corpus.txt'}"
     data = prepare(corpus, "bpe:300", cache_dir=folder / "cache-of-two")
     config = dataclasses.replace(run_config(corpus), sharding="fsdp", gradient_checkpointing=True)

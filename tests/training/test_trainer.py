@@ -20,9 +20,10 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from wavepos.console import Update
 from wavepos.data import Blocks, PreparedData, prepare
 from wavepos.models import baevski_auli_config
+from wavepos.storage import MARKER, mark_complete, marked_facts
 from wavepos.training.build import build_model
 from wavepos.training.callbacks import RunningLoss
-from wavepos.training.checkpoints import MARKER, mark_complete, whole_checkpoint
+from wavepos.training.checkpoints import whole_checkpoint
 from wavepos.training.config import TrainConfig, learning_rate
 from wavepos.training.recipes import recipe
 from wavepos.training.trainer import optimizer_and_schedule, train
@@ -301,7 +302,7 @@ def test_unlogged_losses_go_to_the_processes_that_go_on() -> None:
             losses.restore(**saved, process=process, processes=processes)
             assert losses.sums() == [own[process]]
             losses.add(torch.tensor(3.0))
-            losses.updates += 1
+            losses.end_update()
             assert losses.take() == (own[process] + 3.0) / 4
             assert losses.sums() == [0.0]
 
@@ -312,7 +313,7 @@ def test_checkpoints_cut_off_in_the_middle_are_not_taken(tmp_path: Path, capsys:
         (tmp_path / f"checkpoint-{number}").mkdir()
         (tmp_path / f"checkpoint-{number}" / "optimizer.pt").write_text("state")
     for number in (5, 10):
-        mark_complete(tmp_path / f"checkpoint-{number}", {})
+        mark_complete(tmp_path / f"checkpoint-{number}", {"seconds": 1.0})
     assert whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert not (tmp_path / "checkpoint-15").exists()
     assert "checkpoint-15 was cut off while it was written: removed." in " ".join(capsys.readouterr().out.split())
@@ -376,6 +377,25 @@ def test_damaged_checkpoints_alone_are_refused(corpus: str, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=message):
         train(config, out, data, no_update)
     assert len(list((out / "checkpoints").iterdir())) == 2
+
+
+def test_a_checkpoint_that_holds_something_else_is_one_sentence(corpus: str, tmp_path: Path) -> None:
+    config, out = small(corpus), tmp_path / "run"
+    data = prepared(config, tmp_path)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(config, out, data, cut_after(6))
+    checkpoint = out / "checkpoints" / "checkpoint-4"
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
+        kept = (checkpoint / name).read_bytes()
+        (checkpoint / name).write_bytes(b"{}")
+        mark_complete(checkpoint, marked_facts(checkpoint))
+        with pytest.raises(
+            ValueError, match=r"checkpoint-4 cannot be gone on from \(.*\): delete it, and the same comm"
+        ):
+            train(config, out, data, no_update)
+        (checkpoint / name).write_bytes(kept)
+    mark_complete(checkpoint, marked_facts(checkpoint))
+    assert train(config, out, data)["status"] == "finished"
 
 
 def test_a_checkpoint_marked_before_lists_were_kept_needs_its_states(tmp_path: Path) -> None:

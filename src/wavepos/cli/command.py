@@ -87,10 +87,12 @@ def told(run: Callable[[], None]) -> None:
         if is_first_process():
             console.print(f"[yellow]Interrupted.[/] {stop or ''} The same command goes on from there.")
         sys.exit(130)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         if os.environ.get("WAVEPOS_TRACEBACK"):
             raise
-        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[bold red]Error:[/] {escape(str(error) or type(error).__name__)}", highlight=False, soft_wrap=True
+        )
         sys.exit(2)
 
 

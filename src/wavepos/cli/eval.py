@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, final
+from typing import Annotated, Any, final
 
 from rich.table import Table
 from tyro.conf import Positional, arg
@@ -29,10 +29,12 @@ class Eval(Command):
     """Read that many long documents instead: the first 4k to 32k tokens of each (or --lengths), in blocks and whole."""
     seed: int = 0
     """Of the choice of the documents."""
+    out: Path | None = None
+    """File of the result; by default perplexity-CORPUS.json, or long-documents-CORPUS.json, in the run's folder."""
 
     def run(self) -> None:
         """Score the split, or long documents, and print the table."""
-        from wavepos.evaluate.run import evaluate_run
+        from wavepos.evaluate.run import evaluate_run, perplexity_path
 
         if self.documents is not None:
             self._read_documents(self.documents)
@@ -48,10 +50,23 @@ class Eval(Command):
         if scored < available:
             table.caption = f"Scored: the first {scored:,} of {available:,} tokens, for --max-tokens cuts."
         console.print(table)
-        console.print(f"Written to {results['path']}", highlight=False)
+        self._write(results, perplexity_path(self.run_dir, results["corpus"]))
+
+    def _write(self, results: dict[str, Any], default: Path) -> None:
+        """Keep the result, which has been shown by then whatever becomes of the file."""
+        from wavepos.storage import write_record
+
+        path = self.out or default
+        try:
+            write_record(path, results)
+        except OSError as error:
+            raise OSError(
+                f"the result could not be written to {path} ({error.strerror or error}): name another file by --out"
+            ) from error
+        console.print(f"Written to {path}", highlight=False, soft_wrap=True)
 
     def _read_documents(self, count: int) -> None:
-        from wavepos.evaluate.long_documents import evaluate_run_on_long_documents
+        from wavepos.evaluate.long_documents import evaluate_run_on_long_documents, long_documents_path
 
         if self.max_tokens is not None:
             raise ValueError("max-tokens does not go with documents: --lengths says how much of each is read")
@@ -63,4 +78,4 @@ class Eval(Command):
             values = (perplexities[kind, length] for kind in ("nonoverlapping", "whole"))
             table.add_row(f"{length:,}", *("–" if value is None else f"{value:.3f}" for value in values))
         console.print(table)
-        console.print(f"Written to {results['path']}", highlight=False)
+        self._write(results, long_documents_path(self.run_dir, results["corpus"], results["split"]))

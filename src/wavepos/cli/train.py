@@ -1,7 +1,6 @@
 """wavepos train: one model. What is not given is the recipe's of the model and size, and stands so in the help."""
 
 import dataclasses
-import os
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
 from wavepos.cli.command import CORPUS_HELP, JSON_HELP, METHOD_HELP, Command
-from wavepos.console import console, is_first_process, progress
+from wavepos.console import console, is_first_process, num_processes, progress
 from wavepos.names import SIZES, AnySize, ModelName
 from wavepos.training.config import Recipe, TrainConfig
 from wavepos.training.recipes import recipe_position, size_recipe
@@ -80,6 +79,7 @@ class Train(Command):
         from wavepos.training.processes import leave
         from wavepos.training.trainer import train
 
+        is_first_process()  # an environment that is not torchrun's is named before anything is read
         out = self.out or Path("runs") / run_name(config)
         with progress("Reading the corpus") as update:
             data = prepare_training(config.corpus, config.tokenizer, max_tokens=config.max_tokens, update=update)
@@ -87,7 +87,8 @@ class Train(Command):
             record = train(config, out, data, update, self.report_to, imports=self.imported)
         leave()
         if is_first_process():
-            console.print(f"{record['parameters']:,} parameters, last loss {record['losses'][-1][1]:.3f}, in {out}")
+            last = record.get("last_loss", record["losses"][-1][1])  # older versions kept logged losses alone
+            console.print(f"{record['parameters']:,} parameters, last loss {last:.3f}, in {out}")
 
 
 def train_defaults(arguments: Sequence[str]) -> Train:
@@ -117,4 +118,4 @@ def _positive(text: str | None) -> int | None:
 
 
 def _num_devices(planned: int | None) -> int:
-    return int(os.environ.get("WORLD_SIZE", "1")) if planned is None else planned
+    return num_processes() if planned is None else planned

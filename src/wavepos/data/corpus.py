@@ -83,12 +83,6 @@ def digest(*facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def file_facts(root: Path, files: Iterable[Path]) -> list[tuple[str, int, int]]:
     """Path below root, size in bytes and time of change in ns of each file."""
     stats = ((file.relative_to(root).as_posix(), file.stat()) for file in files)

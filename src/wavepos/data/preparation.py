@@ -5,13 +5,15 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
-from wavepos.console import Update
+from wavepos.console import Update, console
 from wavepos.data.corpora import open_corpus
 from wavepos.data.corpus import Corpus, Split, digest
 from wavepos.data.tokenizers import (
@@ -25,8 +27,10 @@ from wavepos.data.tokenizers import (
     text_encoder,
     train_bpe,
 )
-from wavepos.data.tokens import BATCH_CHARACTERS, Blocks, Bound, TokenFile, open_token_file, write_split
-from wavepos.runs import flush
+from wavepos.data.tokens import BATCH_CHARACTERS, DAMAGED, Blocks, Bound, TokenFile, open_token_file, write_split
+from wavepos.storage import MARKER, damage, flush, is_full, mark_complete
+
+T = TypeVar("T")
 
 
 def default_cache_dir() -> Path:
@@ -37,10 +41,10 @@ def default_cache_dir() -> Path:
 def cached_folder(
     cache_dir: Path,
     name: str,
-    is_whole: Callable[[Path], bool],
+    opened: Callable[[Path], T],
     build: Callable[[Path], None],
-) -> Path:
-    """The folder cache_dir/name, built first if it is not there.
+) -> T:
+    """What the folder cache_dir/name holds, built first if it is not there, and anew if it is damaged.
 
     It is built beside its place, flushed to disk and renamed. Who comes second waits for the first and takes
     its work; what a killed process left is swept by the next that builds the same folder.
@@ -48,16 +52,27 @@ def cached_folder(
     Args:
         cache_dir: where cached folders lie; made if absent.
         name: the folder's name.
-        is_whole: whether a folder of that name holds what it should; if not, it is replaced.
+        opened: verifies a folder of that name and gives what it holds; OSError or ValueError if it is damaged.
         build: writes the content into the empty folder it is given.
+
+    Raises:
+        ValueError: it is damaged and cannot be built.
+        OSError: no space is left.
     """
     target = cache_dir / name
-    if is_whole(target):
-        return target
+    if target.exists():
+        with suppress(OSError, ValueError):  # damaged: named below, unless another process mends it meanwhile
+            return opened(target)
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / f".{name}.lock"):
-        if is_whole(target):
-            return target
+        damaged: str | None = None
+        if target.exists():
+            try:
+                return opened(target)
+            except (OSError, ValueError) as error:
+                damaged = str(error).replace(f": {DAMAGED}", "")
+                told = f"Damaged, and made anew from the corpus: {damaged}"
+                console.print(told, markup=False, highlight=False, soft_wrap=True)
         for left_over in cache_dir.glob(f".{name}.*.tmp"):
             shutil.rmtree(left_over, ignore_errors=True)
         temporary = cache_dir / f".{name}.{uuid.uuid4().hex}.tmp"
@@ -65,13 +80,22 @@ def cached_folder(
         try:
             build(temporary)
             _flush(temporary)
-            if not is_whole(target):
+            if damaged is not None:
                 shutil.rmtree(target, ignore_errors=True)
+            if not target.exists():
                 temporary.replace(target)
                 flush(cache_dir)
+        except Exception as error:  # tokenizers has no narrower one for a full disk
+            if is_full(error):
+                raise OSError(
+                    f"no space left in {cache_dir}: make room there, or let WAVEPOS_CACHE name another"
+                ) from error
+            if damaged is None or not isinstance(error, OSError | ValueError):
+                raise
+            raise ValueError(f"{damaged}; it could not be made anew from the corpus: {error}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    return opened(target)
 
 
 def _flush(folder: Path) -> None:
@@ -199,9 +223,14 @@ def prepare_split(
     def build(folder: Path) -> None:
         write_split(folder, opened, split, tokenizer, Bound(max_tokens, ended), update)
 
-    is_whole = _holds_tokens if ended else _holds_sized_tokens
-    folder = cached_folder(cache_dir or default_cache_dir(), f"{split}-{key}", is_whole, build)
-    return dataclasses.replace(open_token_file(folder), corpus=opened.spec)
+    def whole(folder: Path) -> TokenFile:
+        tokens = open_token_file(folder)
+        if tokens.vocab_size != len(tokenizer) or not (ended or tokens.num_bytes is not None):
+            raise ValueError(f"{folder} was not written for this tokenizer, or by an older version: {DAMAGED}")
+        return tokens
+
+    tokens = cached_folder(cache_dir or default_cache_dir(), f"{split}-{key}", whole, build)
+    return dataclasses.replace(tokens, corpus=opened.spec)
 
 
 def _check_max_tokens(max_tokens: int | None) -> None:
@@ -226,24 +255,23 @@ def _tokenizer(
             case Words():
                 made = build_words(_first(texts, max_words, corpus.count_words))
         made.save_pretrained(str(folder))
+        mark_complete(folder, {})
 
-    return load_tokenizer(cached_folder(cache_dir, f"tokenizer-{key}", _holds_tokenizer, build))
-
-
-def _holds_tokens(folder: Path) -> bool:
-    try:
-        open_token_file(folder)
-    except (OSError, ValueError, TypeError):
-        return False
-    return True
+    return cached_folder(cache_dir, f"tokenizer-{key}", _cached_tokenizer, build)
 
 
-def _holds_sized_tokens(folder: Path) -> bool:
-    return _holds_tokens(folder) and open_token_file(folder).num_bytes is not None
-
-
-def _holds_tokenizer(folder: Path) -> bool:
-    return (folder / "tokenizer.json").is_file() and (folder / "tokenizer_config.json").is_file()
+def _cached_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer as it was written; one of an older version, which kept no checksums, gets them."""
+    reason = damage(folder)
+    if reason is not None:
+        raise ValueError(f"{folder}: {reason}: {DAMAGED}")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise FileNotFoundError(f"{folder}: tokenizer_config.json is missing: {DAMAGED}")
+    tokenizer = load_tokenizer(folder)
+    if not (folder / MARKER).exists():
+        with suppress(OSError):  # a cache that cannot be written to serves all the same
+            mark_complete(folder, {})
+    return tokenizer
 
 
 def _reported(texts: Iterable[str], update: Update | None) -> Iterator[str]:

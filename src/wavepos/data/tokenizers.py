@@ -1,16 +1,22 @@
 """Tokenizers: byte-level BPE, or whole words by frequency; both are saved and loaded as transformers' own."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from wavepos.storage import unreadable_tokenizer
+
 EOS, UNK = "<eos>", "<unk>"
 MIN_BPE_VOCAB = 257
 """The 256 bytes and <eos>."""
+LONGEST_WORD = 1000
+"""Characters of what a BPE is trained on as one word, at most."""
+LONG_WORD = re.compile(rf"\w{{{LONGEST_WORD}}}|(?:[^\w\s]|_){{{LONGEST_WORD}}}|\s{{{LONGEST_WORD}}}")
 WHITE_SPACE = r"[\s\x1c-\x1f]+"
 """What str.split() takes for white space: the regex's own class lacks four separators."""
 
@@ -76,8 +82,22 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(_bounded_words(texts), trainer)
     return _wrapped(tokenizer, unk_token=None)
+
+
+def _bounded_words(texts: Iterable[str]) -> Iterator[str]:
+    """The texts; one with a word of LONGEST_WORD characters or more is cut there, and there alone.
+
+    The time of training grows with the square of a word's length.
+    """
+    for text in texts:
+        start = 0
+        for end in (match.end() for match in LONG_WORD.finditer(text)):
+            yield text[start:end]
+            start = end
+        if start < len(text):
+            yield text[start:]
 
 
 def build_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -115,10 +135,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
     Raises:
         FileNotFoundError: the folder has no tokenizer.json.
+        ValueError: a file of it is damaged.
     """
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"tokenizer: no tokenizer.json in {folder}")
-    return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # tokenizers raises no narrower one
+        raise ValueError(unreadable_tokenizer(folder, error)) from error
 
 
 def text_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:

@@ -2,15 +2,13 @@
 
 import dataclasses
 import hashlib
-import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +19,14 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from wavepos.console import Update
-from wavepos.data.corpus import Corpus, Split, file_sha256
+from wavepos.data.corpus import Corpus, Split
 from wavepos.data.tokenizers import eos_id, text_encoder
+from wavepos.storage import file_sha256, read_record, write_record
 
 IDS, SIDECAR = "tokens.bin", "tokens.json"
 
 IdType = Literal["uint16", "uint32"]
+DAMAGED = "delete its folder to have it made anew from the corpus"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,21 +68,30 @@ class TokenFile:
 
 
 def open_token_file(folder: Path) -> TokenFile:
-    """The token file of a folder; the checksum that older ones lack is computed and kept.
+    """The token file of a folder, all of which is read to verify it; the SHA-256 that older ones lack is kept.
 
     Raises:
-        OSError, ValueError, TypeError: it is missing, or its two files do not belong together.
+        OSError, ValueError: a file is missing or damaged, or the two do not belong together.
     """
-    path = folder / IDS
-    fields: dict[str, Any] = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-    old = "sha256" not in fields
-    if old:
-        fields["sha256"] = file_sha256(path)
-    tokens = TokenFile(path=path, **fields)
+    path, sidecar = folder / IDS, folder / SIDECAR
+    fields = read_record(sidecar, DAMAGED)
+    stored = fields.pop("sha256", None)
+    try:
+        tokens = TokenFile(path=path, sha256=stored or "", **fields)
+    except TypeError as error:
+        raise ValueError(f"{sidecar} is not of this version ({error}): {DAMAGED}") from error
+    if tokens.dtype not in get_args(IdType):
+        raise ValueError(f"{sidecar} must have a dtype of {get_args(IdType)}, got {tokens.dtype!r}: {DAMAGED}")
     expected = tokens.num_tokens * np.dtype(tokens.dtype).itemsize
     if path.stat().st_size != expected:
-        raise ValueError(f"{path} must have {expected} bytes, got {path.stat().st_size}")
-    if old:
+        raise ValueError(f"{path} must have {expected:,} bytes, got {path.stat().st_size:,}: {DAMAGED}")
+    sha256 = file_sha256(path)
+    if stored not in (sha256, None):
+        raise ValueError(f"{path} is not what was written, its checksum differs: {DAMAGED}")
+    if not expected or int(tokens.ids.max()) >= tokens.vocab_size:
+        raise ValueError(f"{path} holds no tokens of a vocabulary of {tokens.vocab_size:,}: {DAMAGED}")
+    if stored is None:
+        tokens = dataclasses.replace(tokens, sha256=sha256)
         with suppress(OSError):  # a cache that cannot be written to serves all the same
             write_sidecar(tokens)
     return tokens
@@ -92,10 +101,7 @@ def write_sidecar(tokens: TokenFile) -> None:
     """Write what `open_token_file` reads beside the ids."""
     fields = dataclasses.asdict(tokens)
     del fields["path"]
-    target = tokens.path.with_name(SIDECAR)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(target)
+    write_record(tokens.path.with_name(SIDECAR), fields)
 
 
 class Blocks(Dataset[dict[str, Tensor]]):

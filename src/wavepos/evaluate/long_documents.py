@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoTokenizer
 
 from wavepos.console import Tally, Update
 from wavepos.data import Split, TokenFile, prepare_split
 from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, table_protocols, window_nats
-from wavepos.models.loading import default_device, load_model
-from wavepos.runs import MODEL, environment, finished_run, slug, write_json
+from wavepos.models.loading import default_device, load_model, load_saved_tokenizer
+from wavepos.runs import MODEL, environment, finished_config, slug
 
 LENGTHS = (4096, 8192, 16_384, 32_768)
 NUM_DOCUMENTS = 100
@@ -131,7 +130,7 @@ def evaluate_run_on_long_documents(
     update: Update,
     split: Split = "valid",
 ) -> dict[str, Any]:
-    """Perplexity of a finished run on long documents; also written to `long_documents_path` in its folder.
+    """Perplexity of a finished run on long documents.
 
     Args:
         run_dir: directory of a finished run.
@@ -142,17 +141,17 @@ def evaluate_run_on_long_documents(
         update: told of the progress.
         split: that the documents are of; of a corpus that was not trained on, any is held out.
     """
-    config = finished_run(run_dir)["config"]
+    config = finished_config(run_dir)
     lengths, corpus = sorted(lengths or LENGTHS), corpus or config["corpus"]
     device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
+    tokenizer = load_saved_tokenizer(run_dir / MODEL)
     tokens = prepare_split(corpus, split, tokenizer)
     documents = sample_documents(tokens, tokenizer.eos_token_id, lengths[-1], num_documents, seed)
     results = evaluate_long_documents(
         model.token_losses, documents, lengths, config["seq_len"], device=device, update=update
     )
-    record = {
+    return {
         "corpus": corpus,
         "split": split,
         "documents": num_documents,
@@ -169,9 +168,6 @@ def evaluate_run_on_long_documents(
         ],
         "environment": environment(),
     }
-    path = long_documents_path(run_dir, corpus, split)
-    write_json(path, record)
-    return {**record, "path": path}
 
 
 def long_documents_path(run_dir: Path, corpus: str, split: Split) -> Path:

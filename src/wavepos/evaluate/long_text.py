@@ -5,9 +5,9 @@ from itertools import islice
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer
 
 from wavepos.data import open_corpus
+from wavepos.models.loading import load_saved_tokenizer
 
 
 def long_texts(corpus: str, tokenizer: Any, min_tokens: int) -> Iterator[str]:
@@ -31,7 +31,7 @@ def lm_eval_documents(
     Raises:
         ValueError: the corpus has no text of that length.
     """
-    counter = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    counter = load_saved_tokenizer(tokenizer)
     texts = list(islice(long_texts(corpus, counter, min_tokens), limit))
     if not texts:
         raise ValueError(

@@ -28,6 +28,7 @@ import torch
 
 from wavepos.console import Tally, Update
 from wavepos.evaluate.perplexity import TokenLosses, Window, window_losses
+from wavepos.storage import flush
 
 LSD_ABOVE, LCL_ABOVE = 2.0, -2.0
 """LongPPL's α and β, in nats."""
@@ -106,9 +107,13 @@ class NaturalLosses:
         """Write it as .npz, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}")
-        with temporary.open("wb") as file:
-            np.savez(file, by_window=self.by_window, by_context=self.by_context)
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, by_window=self.by_window, by_context=self.by_context)
+            flush(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> "NaturalLosses":

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer
+
+from wavepos.models.loading import load_saved_tokenizer
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Fractions of the filler that come before the number."""
@@ -88,7 +89,7 @@ def lm_eval_documents(
         max_seq_lengths: tokens of prompt and answer, at most.
         seed: of the numbers.
     """
-    encode = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    encode = load_saved_tokenizer(tokenizer)
     questions = passkeys(lambda text: len(encode(text).input_ids), max_seq_lengths, seed)
     return {"test": Dataset.from_list([asdict(question) for question in questions])}
 

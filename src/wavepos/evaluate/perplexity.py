@@ -147,6 +147,9 @@ def evaluate_perplexity(
         batch_tokens: windows of one length are batched up to that many tokens.
         device: where the model is.
         update: told of the targets scored.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
     """
     tally = Tally(update, len(tokens) - 1, "tokens scored")
     return _perplexity(token_losses, tokens, protocol, text, batch_tokens, device, tally)
@@ -284,6 +287,12 @@ def _losses(
     ids = torch.from_numpy(stream).to(device)
     with torch.inference_mode():
         losses: npt.NDArray[np.float64] = token_losses(ids[:, :-1], ids[:, 1:]).double().cpu().numpy()
+    if not np.isfinite(losses).all():
+        row, place = np.argwhere(~np.isfinite(losses))[0]
+        raise FloatingPointError(
+            f"the model's loss is {losses[row, place]} for token {batch[row].start + int(place) + 1:,} of the text, "
+            f"read in windows of {losses.shape[1]:,}: its weights are not finite, or it cannot read that length"
+        )
     return losses
 
 

@@ -1,23 +1,21 @@
-"""Perplexity of a finished training run, written beside it."""
+"""Perplexity of a finished training run."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from wavepos.console import Update
 from wavepos.data import TokenFile, prepare_split
 from wavepos.data.preparation import valid_bound
 from wavepos.evaluate.perplexity import TextSize, evaluate_protocols, perplexity_record, table_protocols
-from wavepos.models.loading import default_device, load_model
-from wavepos.runs import MODEL, environment, finished_run, slug, write_json
+from wavepos.models.loading import default_device, load_model, load_saved_tokenizer
+from wavepos.runs import MODEL, environment, finished_config, slug
 
 
 def evaluate_run(
     run_dir: Path, lengths: Sequence[int] | None, corpus: str | None, max_tokens: int | None, update: Update
 ) -> dict[str, Any]:
-    """Perplexity at several lengths by the three protocols; also written to perplexity-CORPUS.json in the run's folder.
+    """Perplexity at several lengths by the three protocols.
 
     Args:
         run_dir: directory of a finished run.
@@ -27,16 +25,17 @@ def evaluate_run(
         update: told of the progress.
 
     Raises:
-        ValueError: max_tokens below 1, an unfinished run, or weights that do not fit the model's config.
+        ValueError: max_tokens below 2, an unfinished or damaged run, or weights that do not fit the model's config.
+        FloatingPointError: a loss is not finite.
     """
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
-    config = finished_run(run_dir)["config"]
+    config = finished_config(run_dir)
     train_len = config["seq_len"]
     device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
-    bound = valid_bound(config["max_tokens"]) if corpus is None else None
+    tokenizer = load_saved_tokenizer(run_dir / MODEL)
+    bound = valid_bound(config.get("max_tokens")) if corpus is None else None
     corpus = corpus or config["corpus"]
     tokens = prepare_split(corpus, "valid", tokenizer, max_tokens=bound, ended=False)
     available = tokens.num_tokens - 1
@@ -46,15 +45,17 @@ def evaluate_run(
     results = evaluate_protocols(
         model.token_losses, tokens.ids, protocols, text=text_size(tokens), device=device, update=update
     )
-    record = {
+    return {
         "corpus": corpus,
         "available_tokens": available,
         "perplexities": [perplexity_record(result) for result in results],
         "environment": environment(),
     }
-    path = run_dir / f"perplexity-{slug(corpus)}.json"
-    write_json(path, record)
-    return {**record, "path": path}
+
+
+def perplexity_path(run_dir: Path, corpus: str) -> Path:
+    """Where the result for a corpus lies, unless another place is given: perplexity-CORPUS.json in the run's folder."""
+    return run_dir / f"perplexity-{slug(corpus)}.json"
 
 
 def text_size(tokens: TokenFile) -> TextSize | None:

@@ -21,7 +21,7 @@ from wavepos.experiments.slurm import parse_slurm, run_on_cluster
 from wavepos.experiments.study import Study, StudyFunction, StudyOptions, nearest
 from wavepos.experiments.tasks import without_absent_corpora
 from wavepos.positions.user_modules import load_file
-from wavepos.runs import write_text
+from wavepos.storage import write_text
 
 STUDIES: Mapping[str, str] = {
     "demo": "wavepos.experiments.demo:demo",

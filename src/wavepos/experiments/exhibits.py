@@ -17,7 +17,8 @@ from wavepos.experiments.page import document, figure_html, made_by, markdown_ht
 from wavepos.experiments.study import StudyOptions
 from wavepos.experiments.style import save, svg
 from wavepos.experiments.table1 import table1
-from wavepos.runs import environment, write_json, write_text
+from wavepos.runs import environment
+from wavepos.storage import write_json, write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,12 @@
 """Run directories of all studies, side by side in one folder, found by what they hold and not by their name."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from wavepos.evaluate.retrieval import Retrieval
 from wavepos.experiments.study import AnyEvaluation
-from wavepos.runs import RECORD, fingerprint, run_name, slug, stored_config
+from wavepos.runs import RECORD, fingerprint, read_run, run_name, slug, stored_config
+from wavepos.storage import read_record
 from wavepos.training.config import TrainConfig
 
 DEFAULT_RUNS = Path("runs/studies")
@@ -46,25 +46,21 @@ class RunFolders:
 
 def config_in(folder: Path) -> TrainConfig | None:
     """The config of the run in a directory; None where there is none, or none of this version."""
-    record = read_record(folder)
+    record = _record(folder)
     try:
         return None if record is None else stored_config(TrainConfig, record)
     except ValueError:
         return None
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """run.json of a directory, or None."""
-    path = folder / RECORD
-    if not path.exists():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+def _record(folder: Path) -> dict[str, Any] | None:
+    """run.json of a directory, or None; ValueError if it is damaged."""
+    return read_run(folder) if (folder / RECORD).exists() else None
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the run in the directory was trained to its end."""
-    record = read_record(folder)
+    record = _record(folder)
     return record is not None and record.get("status") == "finished"
 
 
@@ -74,3 +70,16 @@ def evaluation_path(folder: Path, evaluation: AnyEvaluation) -> Path:
         return folder / RETRIEVALS / f"{fingerprint(evaluation)[:8]}.json"
     corpus = slug(evaluation.corpus or "own")
     return folder / EVALUATIONS / f"{corpus}-{evaluation.split}-{fingerprint(evaluation)[:8]}.json"
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The result of an evaluation of a run.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    advice = "delete it, and the study's command measures it again"
+    record = read_record(path, advice)
+    if not isinstance(record.get("evaluation"), dict):
+        raise ValueError(f"{path} holds no evaluation: {advice}")
+    return record

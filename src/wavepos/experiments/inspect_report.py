@@ -10,7 +10,6 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from wavepos.analysis.inspect import THRESHOLD, Inspection, inspect_model
 from wavepos.console import Update
@@ -18,10 +17,10 @@ from wavepos.data import prepare_split
 from wavepos.experiments.exhibits import Shown
 from wavepos.experiments.inspect_figures import finite, inspection_figures
 from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM
-from wavepos.models.loading import load_model
+from wavepos.models.loading import load_model, load_saved_tokenizer
 from wavepos.positions.alibi import ALiBiConfig
 from wavepos.positions.wavelet import WaveletConfig
-from wavepos.runs import RECORD, finished_run, model_directory
+from wavepos.runs import RECORD, finished_config, model_directory
 
 TIMES_TRAINED = 4
 """Tokens of a text by default: this many times L_train, or `LENGTH` where no run says what it is."""
@@ -79,12 +78,12 @@ def opened(path: Path) -> Inspected:
         FileNotFoundError: neither is there.
         ValueError: an unfinished run, or a model of another family.
     """
-    config = finished_run(path)["config"] if (path / RECORD).exists() else None
+    config = finished_config(path) if (path / RECORD).exists() else None
     directory = model_directory(path)
     model = load_model(directory, local_files_only=True)
     if not isinstance(model, BaevskiAuliForCausalLM | WaveposLlamaForCausalLM):
         raise ValueError(f"inspect looks into models of wavepos, got {type(model).__name__} in {path}")
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    tokenizer = load_saved_tokenizer(directory)
     return Inspected(path=path, model=model, tokenizer=tokenizer, config=config)
 
 

@@ -1,6 +1,5 @@
 """Table 2 on the documents at hand: perplexity of the beginnings of long documents, in blocks of L_train and whole."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from wavepos.experiments.exhibits import Shown, missing_lines, trained_runs
 from wavepos.experiments.intervals import mean_interval
 from wavepos.experiments.study import StudyOptions
 from wavepos.experiments.tables import BLOCKS, difference_text
+from wavepos.storage import read_record, write_record
 
 NOVELS = "jsonl:../shared/data/novels.jsonl.xz"
 METHODS = ("RoPE", "RoPE, theta = L_train", "ALiBi", "Wavelet", "Wavelet, recency start")
@@ -44,11 +44,13 @@ def _read(run: Path, update: Update) -> dict[str, Any]:
     """The record of a run, read now unless it was before."""
     path = long_documents_path(run, NOVELS, SPLIT)
     if path.exists():
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = read_record(path, "delete it, and it is measured again")
         lengths = {result["length"] for result in record["results"]}
         if (record["documents"], record["seed"], lengths) == (DOCUMENTS, SEED, set(LENGTHS)):
             return record
-    return {**evaluate_run_on_long_documents(run, NOVELS, LENGTHS, DOCUMENTS, SEED, update, SPLIT), "path": path.name}
+    measured = evaluate_run_on_long_documents(run, NOVELS, LENGTHS, DOCUMENTS, SEED, update, SPLIT)
+    write_record(path, measured)
+    return measured
 
 
 def _table(records: dict[str, dict[str, Any]], kind: str) -> Iterator[str]:

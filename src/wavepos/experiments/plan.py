@@ -18,7 +18,8 @@ from wavepos.experiments.tasks import Task
 from wavepos.models.loading import default_device
 from wavepos.positions import parse_layers
 from wavepos.positions.layers import with_each
-from wavepos.runs import RECORD, environment, slug, write_json
+from wavepos.runs import RECORD, environment, slug
+from wavepos.storage import write_json
 from wavepos.training.build import build_model
 from wavepos.training.config import TrainConfig, uses_bf16
 from wavepos.training.memory import memory_plan, planned_vocabulary

@@ -28,7 +28,7 @@ from wavepos.experiments.tables import (
     summary,
     unit_of,
 )
-from wavepos.runs import write_json, write_text
+from wavepos.storage import write_json, write_text
 
 PAGE, TABLE, RESULT, CSV = "report.html", "report.md", "report.json", "measurements.csv"
 

@@ -13,11 +13,12 @@ from wavepos.experiments.folders import (
     config_in,
     evaluation_path,
     is_finished,
+    read_evaluation,
 )
 from wavepos.experiments.known import KnownOutcomes
 from wavepos.experiments.study import Method, Study, comparable
 from wavepos.positions import parse_layers
-from wavepos.runs import RECORD, environment, finished_run, position_name
+from wavepos.runs import OF_FINISHED, RECORD, check_fields, environment, finished_run, position_name, read_run
 from wavepos.training.config import TrainConfig
 
 FORMAT = 1
@@ -142,20 +143,21 @@ def _by_reading(folder: Path, config: TrainConfig, methods: Mapping[str, Method]
 
     groups: dict[str, list[Path]] = {named(None): []}
     for path in sorted((folder / EVALUATIONS).glob("*.json")):
-        read_with = json.loads(path.read_text(encoding="utf-8"))["evaluation"]["read_with"]
+        read_with = read_evaluation(path)["evaluation"]["read_with"]
         groups.setdefault(named(read_with), []).append(path)
     return [_outcome(row, config, folder, paths) for row, paths in groups.items() if paths or row == named(None)]
 
 
 def _outcome(name: str, config: TrainConfig, folder: Path, evaluations: Sequence[Path]) -> dict[str, Any]:
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = read_run(folder)
+    check_fields(record, OF_FINISHED, folder)
     return {
         "name": name,
         "seed": config.seed,
         "folder": folder.name,
         "config": record["config"],
         **{key: value for key, value in record.items() if key not in ("status", "config")},
-        "evaluations": [_shortened(json.loads(path.read_text(encoding="utf-8"))) for path in evaluations],
+        "evaluations": [_shortened(read_evaluation(path)) for path in evaluations],
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from wavepos.runs import write_text
+from wavepos.storage import write_text
 
 WIDTH = 5.2
 DOTS_PER_INCH = 200

@@ -7,7 +7,7 @@ import torch
 from wavepos.analysis.attention_page import attention_page, most_tokens
 from wavepos.analysis.model_attention import attention_inputs, num_layers
 from wavepos.experiments.inspect_report import Inspected
-from wavepos.runs import write_text
+from wavepos.storage import write_text
 
 LENGTH = 128
 """Tokens of a page by default, at most."""

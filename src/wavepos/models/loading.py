@@ -1,15 +1,19 @@
 """Loading a saved model whole: a weight that is missing, left over or of another shape is an error, not a log line."""
 
 import hashlib
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from wavepos.positions import LayersLike
+from wavepos.storage import MARKER, damage, unreadable_tokenizer
 
+RESTORE = "restore it from a copy, or train or save the model anew"
 _SAMPLES, _SAMPLE_BYTES = 64, 2**14
 
 
@@ -37,15 +41,16 @@ def load_model(
         local_files_only: take no file from the hub.
 
     Raises:
-        ValueError: weights that do not fit the directory's own config.
+        ValueError: a file is damaged, the weights do not fit the directory's own config, or are not finite.
         OSError: no model there.
     """
     files: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
-    saved = AutoConfig.from_pretrained(source, **files)
-    config = saved if position is None else AutoConfig.from_pretrained(source, position=position, **files)
-    model, info = AutoModelForCausalLM.from_pretrained(
-        source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **files
-    )
+    with readable(source):
+        saved = AutoConfig.from_pretrained(source, **files)
+        config = saved if position is None else AutoConfig.from_pretrained(source, position=position, **files)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **files
+        )
     new: set[str] = set()
     left: set[str] = set()
     if position is not None:
@@ -53,7 +58,59 @@ def load_model(
             before = set(type(model)(saved).state_dict())
         new, left = set(model.state_dict()) - before, before - set(model.state_dict())
     check_loaded(info, source, new=new, left=left)
+    for name, weights in model.named_parameters():
+        if not bool(weights.isfinite().all()):
+            raise ValueError(f"{source} holds weights that are not finite, {name}: {RESTORE}")
     return model
+
+
+def load_saved_tokenizer(directory: str | Path) -> Any:
+    """The tokenizer that lies beside a saved model, from its directory and nowhere else.
+
+    Raises:
+        ValueError: there is none, or a file of it is damaged.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers and tokenizers raise many kinds
+        raise ValueError(unreadable_tokenizer(Path(directory), error)) from error
+
+
+@contextmanager
+def readable(source: str | Path) -> Iterator[None]:
+    """Verify a directory that lists its files, and name what cannot be read of any.
+
+    Raises:
+        ValueError: a file is damaged, or holds no model.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        reason = damage(folder)
+        if reason is not None:
+            meant = f" (if it was changed and is meant, delete {MARKER})" if (folder / MARKER).exists() else ""
+            raise ValueError(f"{folder} is damaged: {reason}: {RESTORE}{meant}")
+    try:
+        yield
+    except (ValueError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # of safetensors, transformers, and whatever a config of anything leads to
+        if not folder.is_dir():
+            raise
+        raise ValueError(f"{_unreadable(folder)} ({type(error).__name__}: {_first_line(error)}): {RESTORE}") from error
+
+
+def _unreadable(folder: Path) -> str:
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except Exception:  # safetensors' own error is no subclass of any other
+            return f"{path} cannot be read"
+    return f"{folder} holds no model that can be loaded"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def weights_digest(directory: Path) -> str:

@@ -15,20 +15,34 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from wavepos.console import Update
 from wavepos.data import TrainingSet
-from wavepos.training.checkpoints import mark_complete, marked_facts
-from wavepos.training.processes import any_process, each_process, wait_for_all
+from wavepos.storage import mark_complete, marked_facts
+from wavepos.training.divergence import Divergence
+from wavepos.training.processes import any_process, each_process, in_first, wait_for_all
 
 
 class RunningLoss:
-    """The losses of this process since the last logged mean, kept across restarts."""
+    """The losses of this process since the last logged mean, kept across restarts; and that of the last update."""
 
     def __init__(self) -> None:
         self.updates = 0
         self._sum: Tensor | float = 0.0
+        self._update: Tensor | float = 0.0
+        self._last: Tensor | float = 0.0
 
     def add(self, loss: Tensor) -> None:
         """Add the loss of a micro-batch, divided by the micro-batches of an update; it stays on its device."""
         self._sum = self._sum + loss.detach()
+        self._update = self._update + loss.detach()
+
+    def end_update(self) -> None:
+        """An update is done."""
+        self.updates += 1
+        self._last, self._update = self._update, 0.0
+
+    def last(self) -> float:
+        """The loss of the last update, the mean over processes."""
+        losses = each_process(float(self._last))
+        return sum(losses) / len(losses)
 
     def take(self) -> float:
         """The mean over updates and processes; begins anew."""
@@ -85,16 +99,50 @@ class CompleteCheckpoints(TrainerCallback):  # type: ignore[misc] # transformers
         self._since = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._losses.updates += 1
+        self._losses.end_update()
         now = time.monotonic()
         self._seconds, self._since = self._seconds + now - self._since, now
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         unlogged = {"updates": self._losses.updates, "sums": self._losses.sums()}
+        last_loss = self._losses.last()
         wait_for_all()  # each process writes a part
         if state.is_world_process_zero:
-            facts = {"step": state.global_step, "seconds": self._seconds, "unlogged": unlogged}
+            facts = {"step": state.global_step, "seconds": self._seconds, "unlogged": unlogged, "last_loss": last_loss}
             mark_complete(self.directory / f"checkpoint-{state.global_step}", facts)
+
+
+class Begin(TrainerCallback):  # type: ignore[misc] # as above
+    """Notes the run in its directory once its first update is done, and knows whether a checkpoint is being read.
+
+    Args:
+        note: writes run.json where there is none.
+        step: updates that the checkpoint has behind it; 0 without one.
+
+    Attributes:
+        reading: from the moment when Trainer is given the checkpoint to the first update.
+    """
+
+    def __init__(self, note: Callable[[], None], step: int) -> None:
+        self.reading = False
+        self._step = step
+        self._note: Callable[[], None] | None = note
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step != self._step:
+            raise ValueError(f"trainer_state.json is of update {state.global_step}")
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.reading = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._note is not None:
+            in_first(self._note)
+            self._note = None
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc] # as above
@@ -141,6 +189,7 @@ class Validation(TrainerCallback):  # type: ignore[misc] # as above
         every: updates from one validation to the next; the last update is followed by one.
         precision: dtype of matrix products, as in training; None: float32.
         log: Trainer's own `log`.
+        divergence: told of the loss.
     """
 
     def __init__(
@@ -150,10 +199,11 @@ class Validation(TrainerCallback):  # type: ignore[misc] # as above
         every: int,
         precision: torch.dtype | None,
         log: Callable[[dict[str, float]], None],
+        divergence: Divergence,
     ) -> None:
         count = min(len(blocks), max(1, num_tokens // blocks.seq_len))
         self._loader = DataLoader(Subset(blocks, range(count)), batch_size=max(1, 8192 // blocks.seq_len))
-        self._every, self._precision, self._log = every, precision, log
+        self._every, self._precision, self._log, self._divergence = every, precision, log, divergence
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self._every and state.global_step < state.max_steps:
@@ -168,6 +218,7 @@ class Validation(TrainerCallback):  # type: ignore[misc] # as above
                 loss = model(input_ids=batch["input_ids"].to(device), shift_labels=targets).loss
                 nats, tokens = nats + float(loss) * targets.numel(), tokens + targets.numel()
         model.train()
+        self._divergence.check_validation(nats / tokens, state.global_step)
         asked = control.should_log
         self._log({"valid_loss": nats / tokens})
         control.should_log = asked  # Trainer takes any log for that of the training's loss

@@ -1,16 +1,12 @@
-"""Checkpoints known to be whole: each lists its files with sizes and checksums, and is verified before it is taken."""
+"""Checkpoints known to be whole: the files that each lists are verified before it is taken."""
 
-import json
+import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from wavepos.console import console
-from wavepos.data.corpus import file_sha256
-from wavepos.runs import flush, write_json
+from wavepos.storage import MARKER, damage, marked_facts
 
-MARKER = "complete.json"
 STATES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("weights", ("model.safetensors", "model.safetensors.index.json")),
     ("optimizer.pt", ("optimizer.pt", "optimizer.bin")),  # the latter is that of shards
@@ -19,23 +15,6 @@ STATES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("trainer_state.json", ("trainer_state.json",)),
 )
 """What a run goes on from, and the names that each may have in a checkpoint."""
-
-
-def mark_complete(checkpoint: Path, facts: dict[str, Any]) -> None:
-    """Flush all files of a checkpoint to disk, then write their list and the facts into its complete.json."""
-    files = {}
-    for path in _files(checkpoint):
-        flush(path)
-        files[path.relative_to(checkpoint).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-    flush(checkpoint)
-    write_json(checkpoint / MARKER, {**facts, "files": files})
-
-
-def marked_facts(checkpoint: Path) -> dict[str, Any]:
-    """What `mark_complete` wrote; empty where there is no such checkpoint."""
-    marker = checkpoint / MARKER
-    facts: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
-    return facts
 
 
 def whole_checkpoint(directory: Path) -> Path | None:
@@ -48,9 +27,8 @@ def whole_checkpoint(directory: Path) -> Path | None:
         ValueError: all that were written to their end are damaged.
     """
     damaged: dict[str, str] = {}
-    found = sorted(directory.glob("checkpoint-*"), key=checkpoint_step, reverse=True)
     whole = None
-    for path in found:
+    for path in _newest_first(directory):
         if not (path / MARKER).exists():
             console.print(
                 f"{path} was cut off while it was written: removed.", highlight=False, markup=False, soft_wrap=True
@@ -77,6 +55,16 @@ def whole_checkpoint(directory: Path) -> Path | None:
     return whole
 
 
+def newest_marked(directory: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; None before the first."""
+    return next((path for path in _newest_first(directory) if (path / MARKER).exists()), None)
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    found = (path for path in directory.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name))
+    return sorted(found, key=checkpoint_step, reverse=True)
+
+
 def checkpoint_step(checkpoint: Path) -> int:
     """The updates that a checkpoint has behind it, as its name says."""
     return int(checkpoint.name.rpartition("-")[2])
@@ -84,26 +72,16 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a marked checkpoint, or None; one marked before lists were kept has to have its states."""
-    try:
-        listed: dict[str, dict[str, Any]] | None = marked_facts(checkpoint).get("files")
-    except ValueError:
-        return f"{MARKER} cannot be read"
-    if listed is None:
+    found = damage(checkpoint)
+    if found is not None:
+        return found
+    facts = marked_facts(checkpoint)
+    if not isinstance(facts.get("seconds"), int | float):
+        return f"{MARKER} lacks its seconds"
+    if "files" not in facts:
         return next((f"{state} is missing" for state, names in STATES if not _any(checkpoint, names)), None)
-    for name, facts in listed.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != facts["bytes"]:
-            return f"{name} has {path.stat().st_size:,} bytes of {facts['bytes']:,}"
-        if file_sha256(path) != facts["sha256"]:
-            return f"{name} is not what was written"
     return None
 
 
 def _any(checkpoint: Path, names: tuple[str, ...]) -> bool:
     return any((checkpoint / name).exists() for name in names)
-
-
-def _files(checkpoint: Path) -> Iterator[Path]:
-    return (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != MARKER)

@@ -40,7 +40,7 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(flags.item())
 
 
-def each_process(value: float) -> list[float]:
+def each_process(value: T) -> list[T]:
     """The value of every process, in all of them."""
     if not _joined():
         return [value]

@@ -5,18 +5,16 @@ A run directory holds `model/` (safetensors, config and tokenizer), `checkpoints
 finished run. Under `torchrun` all processes make the same call; the directory must lie where all of them see it.
 """
 
-import dataclasses
-import json
-import os
+import math
 import shutil
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import RandomSampler, Sampler
@@ -28,18 +26,30 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
 from wavepos.console import Update, is_first_process
 from wavepos.data import TrainingData
-from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
+from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record
+from wavepos.storage import flush, mark_complete, marked_facts, read_record, write_record
+from wavepos.training.arguments import trackers_named, training_arguments
 from wavepos.training.build import build_model
-from wavepos.training.callbacks import CompleteCheckpoints, RunningLoss, Speed, StopOnSignal, TellProgress, Validation
-from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_checkpoint
+from wavepos.training.callbacks import (
+    Begin,
+    CompleteCheckpoints,
+    RunningLoss,
+    Speed,
+    StopOnSignal,
+    TellProgress,
+    Validation,
+)
+from wavepos.training.checkpoints import checkpoint_step, whole_checkpoint
 from wavepos.training.config import RUN, VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
+from wavepos.training.divergence import INDEX, Divergence, Numbered, diverged
+from wavepos.training.failures import explained
 from wavepos.training.processes import in_first
 
+LOCK = ".training.lock"
 NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "embed_in.", "positions.", ".position.")
 """Parts of the names of embeddings and positions in our models."""
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
@@ -74,21 +84,58 @@ def train(
     Raises:
         ValueError: the directory holds a run with another config or on other data, or damaged checkpoints alone; the
             corpus or the devices do not fit the config; a run to begin with, and no weights; a tracker that Trainer
-            does not know.
+            does not know; another process at work in the directory.
         ImportError: a tracker's package is missing.
+        FloatingPointError: a loss, or weights that were to be saved, are not finite.
+        MemoryError: it ran out of memory.
+        OSError: no space is left.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the state of the last finished update has been saved.
     """
     if weights is None and (config.start_from or "").startswith(RUN):
         raise ValueError(f"start_from={config.start_from!r} names a run of a study: only a study can train it")
-    trackers = _trackers(report_to)
-    arguments = _arguments(config, out)  # joins the processes
+    trackers = trackers_named(report_to)
+    arguments = training_arguments(config, out)  # joins the processes
     record = in_first(lambda: opened_record(config, out, data, imports))
     if record["status"] == "finished":
         return record
-    checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
-    if checkpoint is None or checkpoint_step(checkpoint) < config.steps:
-        checkpoint = _trained(config, arguments, data, checkpoint, [*trackers, TellProgress(update)], weights)
-    return in_first(lambda: _finished(config, record, data, checkpoint, arguments.world_size))
+    with _alone(out):
+        record = in_first(lambda: opened_record(config, out, data, imports))
+        if record["status"] == "finished":
+            return record
+        checkpoint = in_first(lambda: whole_checkpoint(out / CHECKPOINTS))
+        done = 0 if checkpoint is None else checkpoint_step(checkpoint)
+        begin = Begin(lambda: _note(out / RECORD, record), done)
+        with explained(config, out, arguments.world_size, checkpoint, lambda: begin.reading):
+            if checkpoint is None or done < config.steps:
+                callbacks = [*trackers, TellProgress(update)]
+                checkpoint = _trained(config, arguments, data, checkpoint, begin, callbacks, weights)
+            last = checkpoint
+            return in_first(lambda: _finished(config, record, data, last, arguments.world_size))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other calls out of the directory; ValueError if one is at work there."""
+    lock = FileLock(out / LOCK, timeout=0.0)
+
+    def acquire() -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ValueError(f"another process trains in {out}: let it finish, or choose another directory") from error
+
+    in_first(acquire)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _note(path: Path, record: dict[str, Any]) -> None:
+    """Write run.json of a run whose first update is done."""
+    if not path.exists():
+        write_record(path, record)
 
 
 def _trained(
@@ -96,14 +143,18 @@ def _trained(
     arguments: TrainingArguments,
     data: TrainingData,
     checkpoint: Path | None,
+    begin: Begin,
     callbacks: Sequence[TrainerCallback],
     weights: Path | None,
 ) -> Path:
     """Go on from a checkpoint, or begin; returns the checkpoint of the last update."""
     directory = Path(arguments.output_dir)
     losses, stop = RunningLoss(), StopOnSignal()
-    trainer = _trainer(config, arguments, data, [CompleteCheckpoints(directory, losses), stop, *callbacks], weights)
+    trainer = _trainer(config, arguments, data, [CompleteCheckpoints(directory, losses), stop], weights)
     trainer.losses, trainer.speed = losses, Speed(config.batch_tokens)
+    for callback in (begin, *callbacks):
+        trainer.add_callback(callback)
+    begin.reading = checkpoint is not None
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
@@ -117,8 +168,8 @@ def _finished(
     config: TrainConfig, record: dict[str, Any], data: TrainingData, checkpoint: Path, processes: int
 ) -> dict[str, Any]:
     """Make the last checkpoint the run's model and record; called anew where that was cut off."""
-    out = checkpoint.parent.parent
-    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    out, facts = checkpoint.parent.parent, marked_facts(checkpoint)
+    history = _history(checkpoint, config)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build_model(config, len(data.tokenizer)).parameters())
     finished = record | {
@@ -128,14 +179,29 @@ def _finished(
         "precision": "bf16" if uses_bf16(config.precision) else "fp32",
         "parameters": parameters,
         "train_tokens": config.steps * config.batch_tokens,
-        "train_seconds": round(marked_facts(checkpoint)["seconds"], 1),
+        "train_seconds": round(facts["seconds"], 1),
         "losses": [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
         "valid_losses": [(entry["step"], entry["valid_loss"]) for entry in history if "valid_loss" in entry],
     }
+    if "last_loss" in facts:
+        finished["last_loss"] = facts["last_loss"]
     _save_model(checkpoint, data, out / MODEL)
-    write_json(out / RECORD, finished)
+    write_record(out / RECORD, finished)
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return finished
+
+
+def _history(checkpoint: Path, config: TrainConfig) -> list[dict[str, Any]]:
+    """What was logged up to a checkpoint; an earlier version logged what is not finite, and trained on."""
+    path = checkpoint / "trainer_state.json"
+    advice = f"delete {checkpoint}, and the same command goes on from the one before, or begins anew"
+    history = read_record(path, advice).get("log_history")
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        raise ValueError(f"{path} holds no log_history: {advice}")
+    for entry in history:
+        if not math.isfinite(entry.get("loss", entry.get("valid_loss", 0.0))):
+            raise diverged(f"a loss logged at update {entry['step']:,} is not finite", config, checkpoint.parent)
+    return history
 
 
 def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optimizer, LambdaLR]:
@@ -167,12 +233,15 @@ class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is unt
 
     losses: RunningLoss
     speed: Speed
+    divergence: Divergence
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
+        indices = inputs.pop(INDEX)
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.losses.add(loss)
+        self.divergence.add(loss, indices)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -218,12 +287,14 @@ def _trainer(
             *callbacks,
             TensorBoardCallback(SummaryWriter(str(Path(arguments.output_dir).parent / TENSORBOARD))),
         ]
+    divergence = Divergence(config, Path(arguments.output_dir), dataset)
     trainer = LanguageModelTrainer(
         model=model,
         args=arguments,
-        train_dataset=dataset,
-        callbacks=callbacks,
+        train_dataset=Numbered(dataset),
+        callbacks=[*callbacks, divergence],
     )
+    trainer.divergence = divergence
     trainer.optimizer, trainer.lr_scheduler = optimizer_and_schedule(config, model)  # not as an argument, for FSDP
     trainer.model_accepts_loss_kwargs = False  # the mean of a micro-batch is the loss, and they are all of one size
     trainer.remove_callback(PrinterCallback)
@@ -231,86 +302,8 @@ def _trainer(
         precision = torch.bfloat16 if uses_bf16(config.precision) else None
         blocks = data.validation_set(config.seq_len, VALIDATION_TOKENS)
         every = config.validate_every
-        trainer.add_callback(Validation(blocks, VALIDATION_TOKENS, every, precision, trainer.log))
+        trainer.add_callback(Validation(blocks, VALIDATION_TOKENS, every, precision, trainer.log, divergence))
     return trainer
-
-
-def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
-    blocks, accumulation = config.micro_batch(int(os.environ.get("WORLD_SIZE", "1")))
-    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    checkpointing = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in fields)
-    arguments = TrainingArguments(
-        output_dir=str(out / CHECKPOINTS),
-        max_steps=config.steps,
-        per_device_train_batch_size=blocks,
-        gradient_accumulation_steps=accumulation,
-        max_grad_norm=config.gradient_clip,
-        bf16=uses_bf16(config.precision),
-        use_cpu=not torch.cuda.is_available(),
-        seed=config.seed,
-        data_seed=config.seed,
-        save_steps=config.save_every,
-        save_total_limit=2,
-        logging_steps=config.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        run_name=out.name,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        **{checkpointing: config.gradient_checkpointing},
-        **_sharding(config),
-    )
-    if config.sharding == "fsdp":
-        _shard_precisely(arguments)
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # or Trainer would multiply the batch by nn.DataParallel; torchrun is how to use them all
-    return arguments
-
-
-def _trackers(names: Sequence[str]) -> list[TrainerCallback]:
-    """The callbacks of trackers that Trainer serves, by name."""
-    served = sorted(set(INTEGRATION_TO_CALLBACK) - {"tensorboard"})  # which every run directory has
-    trackers = []
-    for name in names:
-        if name not in served:
-            near = get_close_matches(name, served, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"report_to takes some of {', '.join(served)}, got {name!r}{hint}")
-        try:
-            trackers.append(INTEGRATION_TO_CALLBACK[name]())
-        except (RuntimeError, ImportError) as error:  # its package is not installed
-            raise ImportError(f"report_to={name!r}: {error}") from error
-    return trackers
-
-
-def _sharding(config: TrainConfig) -> dict[str, Any]:
-    """Trainer's arguments for FSDP2; the layers that are units of their own are those the model names."""
-    if config.sharding == "none":
-        return {}
-    _check_devices()
-    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
-
-
-def _check_devices() -> None:
-    """Without GPUs accelerate would train with DDP in silence."""
-    if not torch.cuda.is_available() or "WORLD_SIZE" not in os.environ:
-        raise ValueError(
-            f"sharding='fsdp' needs GPUs and one process for each (torchrun --nproc-per-node N …), got "
-            f"{torch.cuda.device_count()} GPUs and {os.environ.get('WORLD_SIZE', '1 (no torchrun)')} processes"
-        )
-
-
-def _shard_precisely(arguments: TrainingArguments) -> None:
-    """Gradients are summed and losses logged in float32; accelerate's own policy rounds both to bf16."""
-    plugin = arguments.fsdp_plugin_args
-    if plugin.get("auto_wrap_policy") is None:
-        raise ImportError("sharding='fsdp' needs a newer transformers, this one would gather the whole model at once")
-    if arguments.bf16:
-        plugin["mixed_precision_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
 def _save_model(checkpoint: Path, data: TrainingData, directory: Path) -> None:
@@ -318,9 +311,14 @@ def _save_model(checkpoint: Path, data: TrainingData, directory: Path) -> None:
     temporary = directory.with_name(f".{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    for pattern in MODEL_FILES:
-        for path in checkpoint.glob(pattern):
-            shutil.copyfile(path, temporary / path.name)
-    data.tokenizer.save_pretrained(temporary)
-    shutil.rmtree(directory, ignore_errors=True)
-    temporary.rename(directory)
+    try:
+        for pattern in MODEL_FILES:
+            for path in checkpoint.glob(pattern):
+                shutil.copyfile(path, temporary / path.name)
+        data.tokenizer.save_pretrained(temporary)
+        mark_complete(temporary, {})
+        shutil.rmtree(directory, ignore_errors=True)
+        temporary.rename(directory)
+        flush(directory.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

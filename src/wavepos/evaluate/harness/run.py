@@ -22,7 +22,8 @@ from wavepos.console import Update
 from wavepos.evaluate.harness.plan import BY_LENGTH, RULER, HarnessConfig, Step, steps
 from wavepos.evaluate.harness.step import load_tasks, measured, quiet_lm_eval
 from wavepos.models.loading import default_device, load_model
-from wavepos.runs import environment, model_directory, write_json
+from wavepos.runs import environment, model_directory
+from wavepos.storage import write_json
 
 
 def harness(path: Path, config: HarnessConfig, out: Path | None = None, update: Update | None = None) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, set_seed
+from transformers import set_seed
 
 from wavepos.evaluate.harness.plan import BY_LENGTH, PASSKEY, RULER, HarnessConfig, Step
+from wavepos.models.loading import load_saved_tokenizer
 
 BOOTSTRAP_SAMPLES = 1000
 DEFAULT_GENERATED_TOKENS = 256
@@ -50,7 +51,7 @@ def measured(
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    tokenizer = load_saved_tokenizer(directory)
     lm = HFLM(
         pretrained=model,
         backend="causal",

@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from wavepos.console import Update
 from wavepos.evaluate.longbench.reading import Reader
 from wavepos.evaluate.longbench.tasks import NAMES, Item, Task, longbench_tasks, mean_words, read_items
-from wavepos.models.loading import default_device, load_model, weights_digest
-from wavepos.runs import environment, model_directory, write_json, write_text
+from wavepos.models.loading import default_device, load_model, load_saved_tokenizer, weights_digest
+from wavepos.runs import environment, model_directory
+from wavepos.storage import write_json, write_text
 
 RESULT = "longbench.json"
 
@@ -75,7 +74,7 @@ def longbench(
     write_json(out / RESULT, result)
     device = config.device or default_device()
     model: Any = load_model(directory, local_files_only=True).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    tokenizer = load_saved_tokenizer(directory)
     reader = Reader(model, tokenizer, config.max_length, device)
     planned = {task.name: len(items[task.name][: config.limit]) for task in tasks}
     done, total = 0, sum(planned.values())

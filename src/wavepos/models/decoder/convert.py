@@ -1,6 +1,7 @@
 """A trained decoder's weights in our family of it, with its own rotation or another positional method."""
 
 import logging
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from wavepos.models.decoder.families import FAMILIES, family_config, family_models
 from wavepos.models.decoder.rotation import own_position
 from wavepos.models.llama.model import WaveposLlamaForCausalLM
-from wavepos.models.loading import check_loaded
+from wavepos.models.loading import check_loaded, readable
 from wavepos.positions import LayersLike, RotaryConfig, layers_fields
 from wavepos.positions.layers import with_each_field
 
@@ -66,7 +67,8 @@ def convert(
         loading["dtype"] = dtype
     config = converted_config(theirs, position, native_rotation=native_rotation)
     causal_lm = family_models(theirs.model_type)["AutoModelForCausalLM"]
-    model, info = causal_lm.from_pretrained(path, config=config, **loading)
+    with nullcontext() if path is None else readable(path):
+        model, info = causal_lm.from_pretrained(path, config=config, **loading)
     if isinstance(source, PreTrainedModel):
         model.generation_config = source.generation_config
     new = sorted(info["missing_keys"])

@@ -1,0 +1,70 @@
+"""Training that runs out of memory or disk, or into a checkpoint that cannot be read, says what would do."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from wavepos.storage import is_full
+from wavepos.training.config import TrainConfig
+
+SAYS_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+"""How torch reports on CPUs and in libraries that it has no memory."""
+
+
+@contextmanager
+def explained(
+    config: TrainConfig, out: Path, devices: int, checkpoint: Path | None, is_reading: Callable[[], bool]
+) -> Iterator[None]:
+    """Turn the failures of training that users can mend into one sentence each, with the original error as cause.
+
+    Args:
+        config: the run.
+        out: its directory.
+        devices: that train together.
+        checkpoint: that the run goes on from.
+        is_reading: whether the checkpoint is being read.
+
+    Raises:
+        MemoryError: it ran out of memory.
+        OSError: the disk is full.
+        ValueError: the checkpoint cannot be read.
+    """
+    try:
+        yield
+    except FloatingPointError:
+        raise
+    except Exception as error:
+        if _no_memory(error):
+            raise MemoryError(_memory_advice(config, devices)) from error
+        if is_full(error):
+            raise OSError(
+                f"no space left for {out}: make room there, then the same command goes on from the last checkpoint"
+            ) from error
+        if checkpoint is None or not is_reading():
+            raise
+        raise ValueError(
+            f"{checkpoint} cannot be gone on from ({type(error).__name__}: {_first_line(error)}): delete it, and the "
+            f"same command goes on from the one before, or begins anew"
+        ) from error
+
+
+def _no_memory(error: Exception) -> bool:
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in SAYS_NO_MEMORY)
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _memory_advice(config: TrainConfig, devices: int) -> str:
+    blocks, _ = config.micro_batch(devices)
+    smaller = [f"--micro-batch-tokens {blocks // 2 * config.seq_len}"] if blocks > 1 and blocks % 2 == 0 else []
+    checkpointing = [] if config.gradient_checkpointing else ["--gradient-checkpointing"]
+    hints = [*smaller, *checkpointing, "a shorter --seq-len or a smaller --size"]
+    return (
+        f"out of memory, with {blocks * config.seq_len:,} tokens in one pass on each device: give "
+        f"{' or '.join(hints)}; --dry-run plans the memory"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
