@@ -78,7 +78,9 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
             compiled models, looking would stop the device, and others give wrong numbers.
 
     Returns:
-        [B,H,T,D] in q's dtype; queries that see no key give zero.
+        [B,H,T,D] in q's dtype; queries that see no key give zero. A key or value that is not finite makes the queries
+        that see it NaN, and no others, in the gradients too; on a GPU, in compiled models and for a single query
+        keys ahead do not reach earlier outputs, the rest is as in SDPA, where 0 · NaN leaks out of hidden values.
 
     Raises:
         ValueError: shapes, dtypes, devices or values that do not fit together, named with what was got and what is
