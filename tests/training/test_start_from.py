@@ -119,7 +119,8 @@ def test_a_llama_becomes_local_and_global_layers_is_evaluated_and_continued(
     position = json.loads((first / "run.json").read_text())["config"]["position"]
     assert (position["local"]["theta"], position["local"]["window"], position["every"]) == (5e5, 9, 2)
     assert position["global"]["temperature"] == {"form": "log", "start": 0.168}
-    run(monkeypatch, "eval", str(first), "--lengths", "32", "64", "--max-tokens", "200")
+    text = ("--corpus", f"text:{llama / 'text.txt'}")
+    run(monkeypatch, "eval", str(first), "--lengths", "32", "64", "--max-tokens", "200", *text)
     theta = '{"method": "rotary", "theta": 1e4}'
     run(monkeypatch, "train", *common, "--start-from", str(first / "model"), "--method", theta, "--out", str(second))
     config = AutoModelForCausalLM.from_pretrained(second / "model").config

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, set_seed
+from transformers import set_seed
 
-from wavepos.models.loading import load_model
+from wavepos.models.loading import load_model, load_saved_tokenizer
 from wavepos.runs import MODEL, finished_run
 
 
@@ -21,7 +21,7 @@ def generate_text(run_dir: Path, prompt: str, max_new_tokens: int, temperature: 
         seed: of the sampling.
     """
     finished_run(run_dir)
-    tokenizer: Any = AutoTokenizer.from_pretrained(run_dir / MODEL)
+    tokenizer: Any = load_saved_tokenizer(run_dir / MODEL)
     model: Any = load_model(run_dir / MODEL)
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids.to(torch.int64)
     ids = torch.cat([torch.full((1, 1), tokenizer.eos_token_id), ids], dim=1)

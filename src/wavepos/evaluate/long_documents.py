@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoTokenizer
 
 from wavepos.console import Tally, Update
 from wavepos.data import Split, TokenFile, prepare_split
+from wavepos.data.corpora import corpus_of_run
 from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, table_protocols, window_nats
-from wavepos.models.loading import default_device, load_model
+from wavepos.models.loading import default_device, load_model, load_saved_tokenizer
 from wavepos.runs import MODEL, environment, finished_run, slug, write_json
 
 LENGTHS = (4096, 8192, 16_384, 32_768)
@@ -143,10 +143,10 @@ def evaluate_run_on_long_documents(
         split: that the documents are of; of a corpus that was not trained on, any is held out.
     """
     config = finished_run(run_dir)["config"]
-    lengths, corpus = sorted(lengths or LENGTHS), corpus or config["corpus"]
+    lengths, corpus = sorted(lengths or LENGTHS), corpus or corpus_of_run(run_dir, config)
     device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
+    tokenizer = load_saved_tokenizer(run_dir / MODEL)
     tokens = prepare_split(corpus, split, tokenizer)
     documents = sample_documents(tokens, tokenizer.eos_token_id, lengths[-1], num_documents, seed)
     results = evaluate_long_documents(

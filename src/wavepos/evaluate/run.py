@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from wavepos.console import Update
 from wavepos.data import TokenFile, prepare_split
+from wavepos.data.corpora import corpus_of_run
 from wavepos.data.preparation import valid_bound
 from wavepos.evaluate.perplexity import TextSize, evaluate_protocols, perplexity_record, table_protocols
-from wavepos.models.loading import default_device, load_model
+from wavepos.models.loading import default_device, load_model, load_saved_tokenizer
 from wavepos.runs import MODEL, environment, finished_run, slug, write_json
 
 
@@ -33,11 +32,11 @@ def evaluate_run(
         raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
     config = finished_run(run_dir)["config"]
     train_len = config["seq_len"]
+    bound = valid_bound(config["max_tokens"]) if corpus is None else None
+    corpus = corpus or corpus_of_run(run_dir, config)
     device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(run_dir / MODEL)
-    bound = valid_bound(config["max_tokens"]) if corpus is None else None
-    corpus = corpus or config["corpus"]
+    tokenizer = load_saved_tokenizer(run_dir / MODEL)
     tokens = prepare_split(corpus, "valid", tokenizer, max_tokens=bound, ended=False)
     available = tokens.num_tokens - 1
     if max_tokens is not None and max_tokens < available:

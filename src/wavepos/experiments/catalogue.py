@@ -121,6 +121,8 @@ def run_study(
     if name in EXHIBITS:
         return _show(name, options, execution)
     study, path = load_study(name, options)
+    if execution.only == ():
+        raise ValueError("only must name at least one row of the study, got none: leave it out for all of them")
     if execution.only is not None:
         study = study.only(execution.only)
     study = dataclasses.replace(study, imports=(*study.imports, *execution.imports))

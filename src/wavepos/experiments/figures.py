@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from wavepos import ALiBi, Wavelet
 from wavepos.analysis.attention_maps import (
@@ -40,7 +39,7 @@ from wavepos.experiments.wavelet_figures import (
     ricker_scales,
     wavelets_of_a_head,
 )
-from wavepos.models.loading import load_model
+from wavepos.models.loading import load_model, load_saved_tokenizer
 from wavepos.runs import finished_run, slug
 
 ATTENTION_METHODS = ("RoPE", "Transformer-XL", "ALiBi", "Wavelet", "Wavelet, recency start")
@@ -73,7 +72,7 @@ def reading_of_run(run_dir: Path, length: int = LENGTH, start: int = 0) -> Readi
         FileNotFoundError, ValueError: no finished run there, or a split with fewer tokens.
     """
     config = finished_run(run_dir)["config"]
-    tokenizer: Any = AutoTokenizer.from_pretrained(run_dir / "model")
+    tokenizer: Any = load_saved_tokenizer(run_dir / "model")
     ids = prepare_split(config["corpus"], "valid", tokenizer, max_tokens=max(3, start + length), ended=False).ids
     if start < 0 or length < 1 or start + length > len(ids):
         raise ValueError(f"the validation split has {len(ids):,} tokens, got start {start:,} and length {length:,}")

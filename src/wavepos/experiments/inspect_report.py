@@ -10,15 +10,15 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from wavepos.analysis.inspect import THRESHOLD, Inspection, inspect_model
 from wavepos.console import Update
 from wavepos.data import prepare_split
+from wavepos.data.corpora import corpus_of_run
 from wavepos.experiments.exhibits import Shown
 from wavepos.experiments.inspect_figures import finite, inspection_figures
 from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM
-from wavepos.models.loading import load_model
+from wavepos.models.loading import load_model, load_saved_tokenizer
 from wavepos.positions.alibi import ALiBiConfig
 from wavepos.positions.wavelet import WaveletConfig
 from wavepos.runs import RECORD, finished_run, model_directory
@@ -62,7 +62,7 @@ class Inspected:
         for name, number, least in (("length", length, 4), ("texts", count, 1)):
             if number < least:
                 raise ValueError(f"{name} must be at least {least}, got {number}")
-        corpus = corpus or (self.config["corpus"] if self.config else "stdlib")
+        corpus = corpus or (corpus_of_run(self.path, self.config) if self.config else "stdlib")
         ids = prepare_split(corpus, "valid", self.tokenizer, max_tokens=length * count, ended=False).ids
         if len(ids) < length * count:
             raise ValueError(
@@ -84,7 +84,7 @@ def opened(path: Path) -> Inspected:
     model = load_model(directory, local_files_only=True)
     if not isinstance(model, BaevskiAuliForCausalLM | WaveposLlamaForCausalLM):
         raise ValueError(f"inspect looks into models of wavepos, got {type(model).__name__} in {path}")
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    tokenizer = load_saved_tokenizer(directory)
     return Inspected(path=path, model=model, tokenizer=tokenizer, config=config)
 
 

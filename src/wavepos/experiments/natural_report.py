@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from transformers import AutoTokenizer
 
 from wavepos.data import Split, prepare_split
 from wavepos.evaluate.long_documents import sample_documents
@@ -28,6 +27,7 @@ from wavepos.experiments.exhibits import Shown, TrainedRun
 from wavepos.experiments.long_documents_study import NOVELS
 from wavepos.experiments.natural_figures import by_context_figure, by_distance_figure, by_window_figure
 from wavepos.experiments.plots import line_groups
+from wavepos.models.loading import load_saved_tokenizer
 
 PERPLEXITIES: Mapping[str, str] = {
     "by_window": "all tokens",
@@ -63,7 +63,7 @@ class NaturalTexts:
 
     def drawn(self, directory: Path, plan: NaturalPlan) -> Documents:
         """The documents as the tokenizer of a model's folder cuts them."""
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer: Any = load_saved_tokenizer(directory)
         tokens = prepare_split(self.corpus, self.split, tokenizer)
         return sample_documents(tokens, tokenizer.eos_token_id, plan.length, self.documents, self.seed)
 

@@ -190,6 +190,8 @@ class StudyOptions:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
         if self.size is not None and self.size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {self.size!r}")
+        if self.methods == ():
+            raise ValueError("methods must name at least one method, got none: leave it out for all of them")
 
     def num_seeds(self, default: int) -> int:
         """Those asked for, or the study's own."""

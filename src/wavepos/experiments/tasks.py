@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from transformers import AutoTokenizer
 
 from wavepos.console import Update
 from wavepos.data import TokenFile, open_corpus, open_probe, prepare_split, prepare_training
@@ -21,7 +20,7 @@ from wavepos.evaluate.retrieval import Retrieval, measure_retrieval, recalled_re
 from wavepos.evaluate.run import text_size
 from wavepos.experiments.folders import FAILURE, LOCK, RunFolders, evaluation_path, is_finished
 from wavepos.experiments.study import AnyEvaluation, Evaluation, Study
-from wavepos.models.loading import default_device, load_model
+from wavepos.models.loading import default_device, load_model, load_saved_tokenizer
 from wavepos.positions.user_modules import import_all
 from wavepos.runs import MODEL, environment, write_json
 from wavepos.training.config import TrainConfig, uses_bf16
@@ -202,7 +201,7 @@ def _evaluate(folder: Path, config: TrainConfig, evaluations: Sequence[AnyEvalua
 
 
 def _perplexity(folder: Path, config: TrainConfig, evaluation: Evaluation, update: Update) -> dict[str, Any]:
-    tokenizer = AutoTokenizer.from_pretrained(folder / MODEL)
+    tokenizer = load_saved_tokenizer(folder / MODEL)
     corpus = evaluation.corpus or config.corpus
     bound = None if evaluation.tokens is None else evaluation.tokens + 1
     tokens = prepare_split(corpus, evaluation.split, tokenizer, max_tokens=bound, ended=False)

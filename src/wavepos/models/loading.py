@@ -1,12 +1,13 @@
 """Loading a saved model whole: a weight that is missing, left over or of another shape is an error, not a log line."""
 
 import hashlib
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from wavepos.positions import LayersLike
 
@@ -18,34 +19,52 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def checked_device(name: str | None) -> str:
+    """The name of a device, `default_device` for none.
+
+    Raises:
+        ValueError: torch has none of that name here.
+    """
+    name = name or default_device()
+    try:
+        torch.empty(0, device=name)
+    except Exception as error:  # RuntimeError, AssertionError, NotImplementedError
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"device must be one that torch has here, such as cpu, got {name!r} ({said})") from error
+    return name
+
+
 def load_model(
     source: str | Path,
     *,
     position: LayersLike | None = None,
     dtype: torch.dtype | str = "auto",
     local_files_only: bool = False,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A saved causal language model, ours or another of transformers', in evaluation mode on the CPU.
 
-    transformers gives weights that a directory lacks random values and says so in a log. Code that lies in the
-    directory is not run.
+    transformers gives weights that a directory lacks random values and says so in a log.
 
     Args:
         source: directory or hub name of the model.
         position: another position, or other keys of the saved one; learned parameters that only it has start anew.
         dtype: of the weights; "auto": as they are saved.
         local_files_only: take no file from the hub.
+        trust_remote_code: run code that lies in the directory, where its config names some and wavepos and
+            transformers have no class of their own for it.
 
     Raises:
-        ValueError: weights that do not fit the directory's own config.
+        ValueError: weights that do not fit the directory's own config, or code that is not trusted.
         OSError: no model there.
     """
-    files: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
-    saved = AutoConfig.from_pretrained(source, **files)
-    config = saved if position is None else AutoConfig.from_pretrained(source, position=position, **files)
-    model, info = AutoModelForCausalLM.from_pretrained(
-        source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **files
-    )
+    files: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": trust_remote_code}
+    with untrusted_code_is_named(source):
+        saved = AutoConfig.from_pretrained(source, **files)
+        config = saved if position is None else AutoConfig.from_pretrained(source, position=position, **files)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **files
+        )
     new: set[str] = set()
     left: set[str] = set()
     if position is not None:
@@ -54,6 +73,41 @@ def load_model(
         new, left = set(model.state_dict()) - before, before - set(model.state_dict())
     check_loaded(info, source, new=new, left=left)
     return model
+
+
+def saved_config(source: str | Path, **changes: Any) -> Any:
+    """The config of a saved model, with changes; code that lies beside it is not run.
+
+    Raises:
+        ValueError: it needs code of its own.
+        OSError: no model there.
+    """
+    with untrusted_code_is_named(source):
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
+
+
+def load_saved_tokenizer(directory: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer that lies beside a saved model, from its directory and nowhere else.
+
+    Raises:
+        ValueError: code that is not trusted.
+    """
+    with untrusted_code_is_named(directory):
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def untrusted_code_is_named(source: str | Path) -> Iterator[None]:
+    """Say in one sentence that a directory asks for code of its own; transformers says it in three lines."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code=True" not in str(error):
+            raise
+        raise ValueError(
+            f"{source} asks to run code of its own (auto_map in its config), which is not run unasked: read it, and "
+            "give trust_remote_code=True, or --trust-remote-code where the command has it"
+        ) from error
 
 
 def weights_digest(directory: Path) -> str:

@@ -30,7 +30,9 @@ def compute_finite(backend: Implementation, call: Call) -> Tensor:
     out = backend.compute(dataclasses.replace(call, terms=terms, v_BGSD=v_BGSD))
     rows_BHT1 = _seeing(call, spoilt_BGS).repeat_interleave(out.shape[1] // spoilt_BGS.shape[1], 1)[..., None]
     if out.requires_grad:  # a gradient that enters such a row is no number either
-        out.register_hook(lambda grad: grad.masked_fill(rows_BHT1 & (grad != 0.0), torch.nan))
+        out.register_hook(  # type: ignore[no-untyped-call]
+            lambda grad: grad.masked_fill(rows_BHT1 & (grad != 0.0), torch.nan)
+        )
     return out + torch.zeros_like(rows_BHT1, dtype=out.dtype).masked_fill(rows_BHT1, torch.nan)
 
 

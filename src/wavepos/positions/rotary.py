@@ -210,6 +210,8 @@ class Rotary(Position):
     def _cos_sin(self, length: int, seq_len: int, device: torch.device) -> Tensor:
         """cos and sin of the angles of positions 0 … length − 1, float32 [2, length, R/2]."""
         scaling = self.config.scaling
+        if self.follows_length and torch.compiler.is_compiling():  # as a constant it would be one per length
+            return self._angles(length, seq_len).to(device)
         return self._cache.get(length, device, key=0 if scaling is None else scaling.effective_length(seq_len))
 
     def _angles(self, length: int, seq_len: int) -> Tensor:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -106,6 +107,11 @@ def _trained(
     trainer.losses, trainer.speed = losses, Speed(config.batch_tokens)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{checkpoint} cannot be gone on from (a file holds more than tensors and numbers, which is never loaded): "
+            "delete it, and the same command goes on from the one before, or begins anew"
+        ) from error
     finally:
         stop.restore()
     if stop.requested and trainer.state.global_step < config.steps:
