@@ -1,4 +1,4 @@
-"""The licences of everything that wavepos and its extras install, as a Markdown table: `python examples/licences.py`."""
+"""The licences of all that wavepos and its extras install, as a Markdown table: `python examples/licences.py`."""
 
 import re
 import sys

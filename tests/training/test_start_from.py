@@ -147,7 +147,7 @@ def test_another_family_is_planned_converted_trained_evaluated_and_generated_fro
     record = json.loads((out / "run.json").read_text())
     assert record["losses"][-1][1] < record["losses"][0][1]
     assert type(AutoModelForCausalLM.from_pretrained(out / "model")).__name__.startswith("Wavepos")
-    run(monkeypatch, "eval", str(out), "--lengths", "32", "64", "--max-tokens", "200")
+    run(monkeypatch, "eval", str(out), "--lengths", "32", "64", "--max-tokens", "200", "--corpus", text)
     run(monkeypatch, "generate", str(out), "--max-new-tokens", "4")
 
 

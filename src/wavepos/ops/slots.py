@@ -42,11 +42,9 @@ def _attention(call: Call) -> Tensor:
     if keys.gates_BHS is not None and num_keys > 0:
         bias = bias + gate_differences(keys.gates_BHS, num_keys, query - keys.slots[0]).to(bias.dtype)
     seen = allowed.any(-1, keepdim=True)
-    bias = hide(bias, allowed, seen).to(q.dtype).expand(*q.shape[:3], num_keys)
-    grouped = keys.k_BGSD.shape[1] != q.shape[1]
-    out = scaled_dot_product_attention(
-        q, keys.k_BGSD, keys.v_BGSD, attn_mask=bias, scale=call.softmax_scale, enable_gqa=grouped
-    )
+    bias = hide(bias, allowed, seen).to(call.mask_dtype).expand(*q.shape[:3], num_keys)
+    grouped = {"enable_gqa": True} if keys.k_BGSD.shape[1] != q.shape[1] else {}
+    out = scaled_dot_product_attention(q, keys.k_BGSD, keys.v_BGSD, attn_mask=bias, scale=call.softmax_scale, **grouped)
     return torch.where(seen, out, 0.0)
 
 
