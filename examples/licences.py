@@ -28,7 +28,7 @@ def licence(package: Distribution) -> str:
     """What its metadata say, in a few words."""
     said = package.metadata
     classified = [entry.split(" :: ")[-1] for entry in said.get_all("Classifier", []) if entry.startswith("License ::")]
-    text = said.get("License-Expression") or " / ".join(classified) or said.get("License") or "not said"
+    text = " / ".join(said.get_all("License-Expression", classified)) or " ".join(said.get_all("License", ["not said"]))
     return text.splitlines()[0][:60]
 
 

@@ -92,7 +92,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     check_position(position)
     window = position.window if window is None else window
     check_tensors(q, k, v)
-    check_arguments(position, backend, dropout, query_offset, window)
+    check_arguments(position, causal, backend, dropout, query_offset, window)
     placed = causal or window is not None or position.rotates or position.needs_table or bool(position.temperature)
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
@@ -145,7 +145,7 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     check_tensors(q, k, k)
     if isinstance(query_offset, Tensor):
         raise ValueError("attention_map takes an int as query_offset, got a tensor")
-    check_arguments(position, window=window)
+    check_arguments(position, causal, window=window)
     placed = causal or window is not None or position.rotates or position.needs_table or bool(position.temperature)
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)

@@ -219,7 +219,10 @@ class Rotary(Position):
         """cos and sin of the angles of positions 0 … length − 1, float32 [2, length, R/2]."""
         scaling = self.config.scaling
         if self.follows_length and torch.compiler.is_dynamo_compiling():  # a constant would be one for each length
-            return cos_sin_operator(torch.empty(0, device=device), self._spec, self._head_dim, length, seq_len)
+            cos_sin: Tensor = cos_sin_operator(
+                torch.empty(0, device=device), self._spec, self._head_dim, length, seq_len
+            )
+            return cos_sin
         return self._cache.get(length, device, key=0 if scaling is None else scaling.effective_length(seq_len))
 
     def _angles(self, length: int, seq_len: int) -> Tensor:
