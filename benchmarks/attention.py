@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Call, comparison, device_kind, interleaved, peak_bytes
+from benchmarks.measure import Call, check_time, comparison, device_kind, interleaved, peak_bytes
 from benchmarks.parity import check_peer
 from benchmarks.peers import BASELINE, PASSES, PEERS, Built, Case, Pass, Peer, find_peer
 from benchmarks.record import Cell, Record, one_round
@@ -46,6 +46,8 @@ class AttentionConfig:
     """A peer is left out where what it holds as L² would be more."""
 
     def __post_init__(self) -> None:
+        check_time("seconds", self.seconds)
+        check_time("max_gib", self.max_gib)
         for name in self.dtypes:
             if name not in DTYPES:
                 raise ValueError(f"dtypes takes {', '.join(DTYPES)}, got {name!r}")

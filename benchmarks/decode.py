@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.attention import DTYPES
-from benchmarks.measure import comparison, device_kind, interleaved
+from benchmarks.measure import check_time, comparison, device_kind, interleaved
 from benchmarks.parity import judge
 from benchmarks.peers.peer import Case, is_called
 from benchmarks.peers.rope import cos_sin, rotate
@@ -63,6 +63,7 @@ class DecodeConfig:
     """Time after which a measurement begins no more pairs, once it has three."""
 
     def __post_init__(self) -> None:
+        check_time("seconds", self.seconds)
         check_cached(self.lengths, self.dtypes)
         object.__setattr__(self, "peers", tuple(find_decoder(name).name for name in self.peers))
 

@@ -1,6 +1,7 @@
 """The first look at a GPU, in minutes: is every backend right there, and how fast beside what a user has today?"""
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def first_look(device: str, minutes: float, out: Path, resume: bool) -> None:
     Raises:
         ValueError: no time, or a device that is not there.
     """
-    if not minutes > 0.0:
-        raise ValueError(f"minutes must be positive, got {minutes}")
+    if not 0.0 < minutes < math.inf:
+        raise ValueError(f"minutes must be finite and positive, got {minutes}: --minutes 8 would do")
     deadline = time.monotonic() + 60.0 * minutes
     configs = {"yardstick": yardstick_config(device), "attention": _attention(device)}
     benchmarks = {benchmark.name: benchmark for benchmark in BENCHMARKS}

@@ -13,7 +13,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.attention import DTYPES
 from benchmarks.decode import check_cached
-from benchmarks.measure import comparison, device_kind, interleaved
+from benchmarks.measure import check_time, comparison, device_kind, interleaved
 from benchmarks.parity import judge
 from benchmarks.record import Cell, Record, measure_models, method_names, one_round
 from wavepos.console import Update
@@ -49,6 +49,7 @@ class GenerateConfig:
     """Time after which a measurement begins no more pairs, once it has three."""
 
     def __post_init__(self) -> None:
+        check_time("seconds", self.seconds)
         check_cached(self.lengths, self.dtypes)
         object.__setattr__(self, "peers", method_names(self.peers, "generate", METHODS))
         for size in self.sizes:

@@ -5,6 +5,7 @@ On the CPU a sample is as many calls as last a few milliseconds, by the wall clo
 """
 
 import gc
+import math
 import os
 import statistics
 import time
@@ -47,6 +48,12 @@ MEMORY = {
 def device_kind(device: str) -> str:
     """What stands before the colon: cpu, cuda."""
     return device.partition(":")[0]
+
+
+def check_time(name: str, value: float) -> None:
+    """ValueError unless it is a time, or a size, that a measurement can be bounded by."""
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value}: {name}=2 would do")
 
 
 def interleaved(

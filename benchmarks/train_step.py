@@ -12,7 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from benchmarks.measure import comparison, device_kind, interleaved, peak_bytes
+from benchmarks.measure import check_time, comparison, device_kind, interleaved, peak_bytes
 from benchmarks.parity import judge
 from benchmarks.record import Cell, Record, measure_models, method_names, one_round
 from wavepos.console import Update
@@ -51,6 +51,7 @@ class TrainStepConfig:
     """Time after which a measurement begins no more pairs, once it has three."""
 
     def __post_init__(self) -> None:
+        check_time("seconds", self.seconds)
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}")
         if not self.lengths or min(self.lengths) < 2:

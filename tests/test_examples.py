@@ -1,5 +1,6 @@
 """Examples run as they stand."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def test_a_method_and_a_wavelet_of_ones_own_are_trained_saved_loaded_and_evaluat
     assert record["imports"] == [str(script)]
     assert record["config"]["position"]["global"] == {"method": "plateau", "reach": 16}
     evaluate = ("-m", "wavepos.cli", "eval", "run", "--lengths", "64", "--max-tokens", "200")
+    evaluate += ("--corpus", f"text:{argparse.__file__}")  # it lies outside of the current directory
     refused = done(*evaluate, check=False)
     assert refused.returncode == 2
     assert f"was trained with --import {script}: method of a position must be one of" in refused.stdout
@@ -54,3 +56,11 @@ def test_a_method_and_a_wavelet_of_ones_own_are_trained_saved_loaded_and_evaluat
     train += ("--steps", "2", "--batch-tokens", "32", "--out", "other", "--import", str(script))
     done("-m", "wavepos.cli", *train)
     assert json.loads((tmp_path / "other" / "run.json").read_text())["imports"] == [str(script)]
+
+
+def test_the_licences_of_all_dependencies_are_listed() -> None:
+    done = subprocess.run([sys.executable, EXAMPLES / "licences.py"], capture_output=True, text=True, check=True)
+    rows = dict(line.strip("| ").split(" | ", 1) for line in done.stdout.splitlines()[2:])
+    assert {"torch", "numpy", "transformers", "tokenizers", "safetensors", "pyyaml"} <= set(rows)
+    assert "MIT" in rows["filelock"]
+    assert "wavepos" not in rows

@@ -240,6 +240,11 @@ def test_a_model_that_loses_its_position_is_refused(tmp_path: Path, monkeypatch:
         (("train-step", "--peers", "learned_relative"), "peers of train-step takes nope, rotary"),
         (("decode", "--lengths", "1"), "lengths must be at least 2"),
         (("attention", "--device", "tpu"), "device must be cpu, or cuda where there is one, got 'tpu'"),
+        (("attention", "--seconds", "nan"), "seconds must be finite and at least 0, got nan: seconds=2 would do"),
+        (("decode", "--seconds", "inf"), "seconds must be finite and at least 0, got inf"),
+        (("gpu", "--minutes", "inf"), "minutes must be finite and positive, got inf: --minutes 8 would do"),
+        (("gpu", "--minutes", "nan"), "minutes must be finite and positive, got nan"),
+        (("attention", "--out", ""), "--out must not be empty, got ''"),
     ],
     ids=str,
 )

@@ -163,7 +163,7 @@ def compressed_by_zstd(data: bytes) -> bytes:
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": gzip.compress,
-    ".xz": lzma.compress,
+    ".xz": lambda data: b"\0\0\0\0".join(lzma.compress(part) for part in (data[:99], data[99:])),
     ".zst": compressed_by_zstd,
 }
 
@@ -188,6 +188,21 @@ def test_a_cut_off_file_is_no_shorter_corpus(tmp_path: Path, suffix: str, kept: 
         both(open_corpus(f"jsonl:{path}"))
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
+def test_what_stands_behind_compressed_data_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(COMPRESSIONS[suffix](jsonl(TEXTS)) + b"garbage")
+    with pytest.raises(ValueError, match=r"a\.jsonl.*damaged or cut off"):
+        both(open_corpus(f"jsonl:{path}"))
+
+
+def test_a_byte_order_mark_is_no_part_of_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + jsonl(TEXTS))
+    train, valid = both(open_corpus(f"jsonl:{path}"))
+    assert sorted(train + valid) == sorted(TEXTS)
+
+
 @pytest.mark.parametrize("num_documents", [2, 3, 5, 40])
 def test_a_split_by_document_leaves_no_side_empty(tmp_path: Path, num_documents: int) -> None:
     path = tmp_path / "a.jsonl"
@@ -203,6 +218,7 @@ def test_a_split_by_document_leaves_no_side_empty(tmp_path: Path, num_documents:
     ("line", "message"),
     [
         (b"{", r"line 2: not JSON \(Expecting property name"),
+        (b"[" * 100_000, "line 2: JSON nested too deep"),
         (b"[1]", "line 2: must be a JSON object, got list"),
         (b'{"title": "a", "n": 1}', "line 2: no field 'text', it has title, n"),
         (b'{"text": 3}', "line 2: field 'text' must be a string, got int"),

@@ -27,6 +27,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"text:{text}"
 
 
+@pytest.fixture(autouse=True)
+def beside_the_corpus(corpus: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files elsewhere are read by name only."""
+    monkeypatch.chdir(Path(corpus.partition(":")[2]).parent)
+
+
 def saved(folder: Path, corpus: str, position: Any = "wavelet", run: bool = True) -> Path:
     """A run's folder with an untrained model, or the model's folder alone."""
     tokenizer = train_bpe(open_corpus(corpus).documents("train"), 300)

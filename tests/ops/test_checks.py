@@ -214,3 +214,23 @@ def test_what_is_no_position_is_named(position: Any, message: str) -> None:
 def test_the_way_that_the_refusal_of_a_string_names_is_one() -> None:
     position = build_position(parse_position("alibi"), head_dim=D, num_heads=H)
     assert torch.equal(attention(Q, K, V, position=position), attention(Q, K, V, position=ALiBi(H)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("q", [[1.0]], "q must be a tensor, got list"),
+        ("v", None, "v must be a tensor, got NoneType"),
+        ("key_padding_mask", [True], "key_padding_mask must be a tensor, got list"),
+        ("document_ids", 3, "document_ids must be a tensor, got int"),
+        ("gates", 0.5, "gates must be a tensor, got float"),
+        ("relative_states", "a", "relative_states must be a tensor, got str"),
+        ("causal", torch.ones(2), "causal must be True or False, got tensor"),
+        ("dropout", None, r"dropout must lie in \[0, 1\), got None"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(name: str, value: object, message: str) -> None:
+    x = torch.zeros(1, 2, 3, 4)
+    given = {"q": x, "k": x, "v": x, "position": NoPE(), name: value}
+    with pytest.raises((TypeError, ValueError), match=message):
+        attention(**given)

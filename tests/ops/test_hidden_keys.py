@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_positions import HEAD_DIM, position
+from small_positions import HEAD_DIM, position, read
 
 from wavepos import NoPE, attention
 from wavepos.ops.attention import attention_map
 from wavepos.ops.mask import Mask
+from wavepos.testing import Case
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -75,3 +76,57 @@ def test_document_ids_that_fall_hide_no_key_by_wrapping(dtype: torch.dtype) -> N
         for backend in ("banded", "reference")
     )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+T, SPOILT = 70, 40
+IDS = torch.arange(T)[None] // 25  # the spoilt key lies in the second document
+KEPT = torch.arange(T)[None] != SPOILT
+HIDING: dict[str, tuple[dict[str, Any], list[bool]]] = {
+    "future": ({}, [m >= SPOILT for m in range(T)]),
+    "window": ({"window": 8}, [0 <= m - SPOILT < 8 for m in range(T)]),
+    "both ways": ({"window": 8, "causal": False}, [abs(m - SPOILT) < 8 for m in range(T)]),
+    "documents": ({"document_ids": IDS}, [SPOILT <= m < 50 for m in range(T)]),
+    "padding": ({"key_padding_mask": KEPT}, [False] * T),
+}
+
+
+@pytest.mark.parametrize("backend", ["banded", "reference"])
+@pytest.mark.parametrize("spoilt", ["k", "v"])
+@pytest.mark.parametrize("hiding", HIDING)
+@pytest.mark.parametrize("name", ["nope", "rotary", "alibi", "t5", "shaw", "wavelet", "forget_gate"])
+def test_keys_that_are_not_finite_reach_the_queries_that_see_them_only(
+    name: str, hiding: str, spoilt: str, backend: Any
+) -> None:
+    arguments, seen = HIDING[hiding]
+    if hiding == "both ways" and name == "forget_gate":
+        pytest.skip("gates are causal")
+    built = position(name, both_ways=hiding == "both ways")
+    case = Case(batch=1, num_queries=T, num_keys=T, head_dim=HEAD_DIM)
+    q, k, v, grad = (x.requires_grad_() for x in case.inputs())
+    rows = torch.tensor(seen)
+    grad = grad.detach().masked_fill(rows[:, None], 0.0)
+
+    def call(value: float) -> list[torch.Tensor]:
+        tensors = {"q": q, "k": k, "v": v}
+        place = torch.zeros_like(k, dtype=torch.bool)
+        place[:, :1, SPOILT, :3] = True
+        tensors[spoilt] = tensors[spoilt].masked_fill(place, value)
+        out = attention(**tensors, position=built, backend=backend, **arguments, **read(built, case))
+        return [out, *torch.autograd.grad(out, (q, k, v), grad)]
+
+    expected = call(0.0)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        out, *grads = call(value)
+        assert torch.equal(out[:, :, ~rows], expected[0][:, :, ~rows])
+        assert out[:, :2, rows].isnan().all()
+        assert torch.equal(out[:, 2:], expected[0][:, 2:])  # the heads of the other keys
+        for found, clean in zip(grads, expected[1:], strict=True):
+            torch.testing.assert_close(found, clean, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_that_enters_a_spoilt_row_is_no_number() -> None:
+    q, k, v = torch.randn(3, 1, 2, 20, HEAD_DIM).unbind()
+    k = k.index_fill(2, torch.tensor([10]), torch.nan).requires_grad_()
+    out = attention(q, k, v, position=NoPE())
+    (dk,) = torch.autograd.grad(out, k, torch.ones_like(out))
+    assert dk.isnan().any()

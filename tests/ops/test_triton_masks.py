@@ -190,3 +190,18 @@ def test_a_table_holds_the_displacements_of_the_call_only(monkeypatch: pytest.Mo
 
 def test_learned_relative_states_within_a_window() -> None:
     testing.assert_within(drawn(LearnedRelative(relative_dim=16, extent=30)), case(80), "triton", window=25)
+
+
+@pytest.mark.parametrize("spoilt", ["k", "v"])
+def test_future_keys_that_are_not_numbers_reach_no_earlier_row(spoilt: str) -> None:
+    q, k, v, grad = (x.requires_grad_() for x in case(24).inputs())
+    grad = grad.detach().index_fill(2, torch.arange(10, 24, device=DEVICE), 0.0)
+
+    def call(value: float) -> list[Tensor]:
+        tensors = {"q": q, "k": k, "v": v}
+        tensors[spoilt] = tensors[spoilt].index_fill(2, torch.tensor(10, device=DEVICE), value)
+        out = attention(**tensors, position=POSITIONS["wavelet"](), backend="triton")
+        return [out[:, :, :10], *torch.autograd.grad(out, (q, k, v), grad)]
+
+    for found, expected in zip(call(torch.nan), call(0.0), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -119,7 +119,8 @@ def test_a_llama_becomes_local_and_global_layers_is_evaluated_and_continued(
     position = json.loads((first / "run.json").read_text())["config"]["position"]
     assert (position["local"]["theta"], position["local"]["window"], position["every"]) == (5e5, 9, 2)
     assert position["global"]["temperature"] == {"form": "log", "start": 0.168}
-    run(monkeypatch, "eval", str(first), "--lengths", "32", "64", "--max-tokens", "200")
+    text = ("--corpus", f"text:{llama / 'text.txt'}")
+    run(monkeypatch, "eval", str(first), "--lengths", "32", "64", "--max-tokens", "200", *text)
     theta = '{"method": "rotary", "theta": 1e4}'
     run(monkeypatch, "train", *common, "--start-from", str(first / "model"), "--method", theta, "--out", str(second))
     config = AutoModelForCausalLM.from_pretrained(second / "model").config
@@ -146,7 +147,7 @@ def test_another_family_is_planned_converted_trained_evaluated_and_generated_fro
     record = json.loads((out / "run.json").read_text())
     assert record["losses"][-1][1] < record["losses"][0][1]
     assert type(AutoModelForCausalLM.from_pretrained(out / "model")).__name__.startswith("Wavepos")
-    run(monkeypatch, "eval", str(out), "--lengths", "32", "64", "--max-tokens", "200")
+    run(monkeypatch, "eval", str(out), "--lengths", "32", "64", "--max-tokens", "200", "--corpus", text)
     run(monkeypatch, "generate", str(out), "--max-new-tokens", "4")
 
 

@@ -18,6 +18,8 @@ from wavepos.names import CORPORA, METHODS
 
 CORPUS_HELP = " | ".join(CORPORA)
 Read = TypeVar("Read")
+TEXTS = ("--prompt", "--text")
+"""Options whose value may be empty."""
 METHOD_HELP = f"{', '.join(METHODS)}, one of your own (see --import)"
 JSON_HELP = (
     """or JSON such as '{"method": "rotary", "theta": 5e5}'. Any method takes "temperature": "log" (SSMax) or """
@@ -64,7 +66,9 @@ def read_command(
 
     Raises:
         SystemExit: help is asked for, or the words stand for no command.
+        ValueError: a word is empty.
     """
+    check_empty(arguments)
     name, *rest = arguments or [""]
     found: Read
     if name in commands:
@@ -74,6 +78,33 @@ def read_command(
         every: Any = tuple(Annotated[command, tyro.conf.subcommand(name)] for name, command in commands.items())
         found = tyro.cli(Union[every], args=arguments, prog=prog, description=description)  # noqa: UP007 - of a tuple
     return found
+
+
+def check_empty(arguments: Sequence[str]) -> None:
+    """Refuse empty words, which a shell makes of a variable that is not set; as a path they would mean the current
+    directory.
+
+    Raises:
+        ValueError: one that is not the value of an option that takes a text.
+    """
+    for before, word in zip(("", *arguments), arguments, strict=False):
+        name, equals, _ = word.partition("=")
+        option = name if equals and word == f"{name}=" else before if word == "" else None
+        if option is None or option in TEXTS or not (word == "" or word.startswith("--")):
+            continue
+        place = option if option.startswith("--") else "an argument"
+        raise ValueError(f"{place} must not be empty, got '': the current directory is '.'")
+
+
+def check_unicode(name: str, text: str) -> None:
+    """Refuse half of a surrogate pair, which is what Python makes of a byte of a command line that is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} must be Unicode text, got {text[error.start]!r} at character {error.start}, half of a surrogate "
+            "pair: give it in the terminal's encoding, UTF-8"
+        ) from error
 
 
 def told(run: Callable[[], None]) -> None:

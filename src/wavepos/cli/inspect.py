@@ -6,7 +6,7 @@ from typing import Annotated, final
 
 from tyro.conf import Positional, arg
 
-from wavepos.cli.command import CORPUS_HELP, Command
+from wavepos.cli.command import CORPUS_HELP, Command, check_unicode
 from wavepos.console import console, progress
 
 
@@ -37,6 +37,7 @@ class Inspect(Command):
 
         if self.text is not None and self.text_file is not None:
             raise ValueError("text and text-file are two ways to give one text, got both")
+        check_unicode("text", self.text or "")
         model = opened(self.path)
         out = self.out or self.path / "inspect"
         if self.text is not None or self.text_file is not None:

@@ -27,6 +27,8 @@ class LongBench(Command):
     """Items of each task, at most, from the first; by default all."""
     device: str | None = None
     """cpu, cuda, …; by default cuda where there is one."""
+    trust_remote_code: bool = False
+    """Run the code that the model's directory brings along, where its config names some."""
     out: Path | None = None
     """Folder of records and result (default longbench-MAX_LENGTH in path), or of the comparison (longbench-compare)."""
     compare: Annotated[tuple[Path, Path] | None, arg(metavar="A B")] = None
@@ -44,7 +46,12 @@ class LongBench(Command):
 
         given = {} if self.tasks is None else {"tasks": self.tasks}
         config = LongBenchConfig(
-            max_length=self.max_length, data=self.data, limit=self.limit, device=self.device, **given
+            max_length=self.max_length,
+            data=self.data,
+            limit=self.limit,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+            **given,
         )
         with progress("Answering") as update:
             result = longbench(self.path, config, self.out, update)

@@ -2,10 +2,11 @@
 
 import os
 import platform
+import shlex
 import sysconfig
 import tokenize
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -50,6 +51,30 @@ def open_corpus(spec: str) -> Corpus:
             )
         case _:
             raise ValueError(f"corpus must be one of {', '.join(CORPORA)}; got {spec!r}")
+
+
+def corpus_of_run(run_dir: Path, config: Mapping[str, Any]) -> str:
+    """The corpus that a run was trained on, to be read again although no one names it now.
+
+    Raises:
+        ValueError: it means files outside of the current directory: a run directory from elsewhere may name any.
+    """
+    corpus = str(config["corpus"])
+    if not _is_at_hand(corpus):
+        raise ValueError(
+            f"{run_dir} was trained on corpus {corpus!r}, files outside of the current directory, which are read by "
+            f"name only: give --corpus {shlex.quote(corpus)}"
+        )
+    return corpus
+
+
+def _is_at_hand(spec: str) -> bool:
+    """Whether a corpus means no local files, or none outside of the current directory."""
+    kind, _, rest = spec.partition(":")
+    path = rest.partition("#")[0] if kind in ("jsonl", "hf") else rest
+    if not path or (kind == "hf" and not (path.startswith((".", "~")) or Path(path).is_absolute())):
+        return True
+    return Path(path).expanduser().resolve().is_relative_to(Path.cwd().resolve())
 
 
 @final

@@ -81,8 +81,11 @@ class JsonLines(Corpus):
         return (text for text in self._texts() if is_valid(text, threshold) == (split == "valid"))
 
     def _texts(self) -> Iterator[str]:
-        numbered = enumerate(read_lines(self.file), start=1)
+        numbered = ((number, line.removeprefix(BOM) if number == 1 else line) for number, line in self._lines())
         return non_blank(self._text(line, number) for number, line in numbered if line.strip())
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        return enumerate(read_lines(self.file), start=1)
 
     def _text(self, line: bytes, number: int) -> str:
         place = f"corpus {self.spec!r}, {self.file}, line {number}"
@@ -90,6 +93,8 @@ class JsonLines(Corpus):
             row = json.loads(decode(line, place))
         except json.JSONDecodeError as error:
             raise ValueError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
+        except RecursionError as error:
+            raise ValueError(f"{place}: JSON nested too deep to be read") from error
         if not isinstance(row, dict):
             raise ValueError(f"{place}: must be a JSON object, got {type(row).__name__}")
         if self.field not in row:
@@ -141,6 +146,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+BOM = b"\xef\xbb\xbf"
+"""What some programs put before UTF-8 text."""
 CHUNK_BYTES = 1 << 20
 
 
@@ -151,13 +158,13 @@ def read_lines(path: Path) -> Iterator[bytes]:
         ValueError: compressed data that are damaged or cut off.
         ImportError: a .zst file without the package zstandard.
     """
-    if path.suffix == ".zst":
-        yield from _rejoined(_zst_chunks(path))
+    if path.suffix in (".zst", ".xz"):
+        yield from _rejoined(_zst_chunks(path) if path.suffix == ".zst" else _xz_chunks(path))
         return
     with _open(path) as file:
         try:
             yield from file
-        except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise _damaged(path, error) from error
 
 
@@ -178,14 +185,33 @@ def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
     match path.suffix:
         case ".gz":
             return gzip.open(path, "rb")
-        case ".xz":
-            return lzma.open(path, "rb")
         case _:
             return path.open("rb")
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path}: the compressed data are damaged or cut off ({error})")
+
+
+def _xz_chunks(path: Path) -> Iterator[bytes]:
+    """Decompressed data of all streams; lzma's own reader would leave out in silence what is none behind the last."""
+    stream = None
+    with path.open("rb") as file:
+        while data := file.read(CHUNK_BYTES):
+            while data or not (stream is None or stream.needs_input):
+                if stream is None:
+                    data = data.lstrip(b"\0")  # padding between streams
+                    stream = lzma.LZMADecompressor() if data else None
+                    continue
+                try:
+                    yield stream.decompress(data, CHUNK_BYTES)
+                except lzma.LZMAError as error:
+                    raise _damaged(path, error) from error
+                data = b""
+                if stream.eof:
+                    data, stream = stream.unused_data, None
+    if stream is not None:
+        raise _damaged(path, EOFError("the last stream has no end"))
 
 
 def _zst_chunks(path: Path) -> Iterator[bytes]:

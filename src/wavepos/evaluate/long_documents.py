@@ -17,6 +17,7 @@ import torch
 
 from wavepos.console import Tally, Update
 from wavepos.data import Split, TokenFile, prepare_split
+from wavepos.data.corpora import corpus_of_run
 from wavepos.evaluate.perplexity import Protocol, TokenLosses, Window, perplexity_of, table_protocols, window_nats
 from wavepos.models.loading import default_device, load_model, load_saved_tokenizer
 from wavepos.runs import MODEL, environment, finished_config, slug
@@ -142,7 +143,7 @@ def evaluate_run_on_long_documents(
         split: that the documents are of; of a corpus that was not trained on, any is held out.
     """
     config = finished_config(run_dir)
-    lengths, corpus = sorted(lengths or LENGTHS), corpus or config["corpus"]
+    lengths, corpus = sorted(lengths or LENGTHS), corpus or corpus_of_run(run_dir, config)
     device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)
     tokenizer = load_saved_tokenizer(run_dir / MODEL)

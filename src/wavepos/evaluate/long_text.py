@@ -18,7 +18,13 @@ def long_texts(corpus: str, tokenizer: Any, min_tokens: int) -> Iterator[str]:
 
 
 def lm_eval_documents(
-    *, tokenizer: str, corpus: str = "stdlib", min_tokens: int = 1, limit: int | None = None, **_: Any
+    *,
+    tokenizer: str,
+    corpus: str = "stdlib",
+    min_tokens: int = 1,
+    limit: int | None = None,
+    trust_remote_code: bool = False,
+    **_: Any,
 ) -> dict[str, Dataset]:
     """The data of the task, from its metadata; lm-eval hands in more than is read here.
 
@@ -27,11 +33,12 @@ def lm_eval_documents(
         corpus: as `wavepos.data.open_corpus` takes it.
         min_tokens: texts with fewer tokens are left out, so that a window of that length is filled.
         limit: texts, at most; None: all.
+        trust_remote_code: run code that lies beside the tokenizer.
 
     Raises:
         ValueError: the corpus has no text of that length.
     """
-    counter = load_saved_tokenizer(tokenizer)
+    counter = load_saved_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
     texts = list(islice(long_texts(corpus, counter, min_tokens), limit))
     if not texts:
         raise ValueError(

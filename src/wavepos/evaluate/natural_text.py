@@ -107,8 +107,9 @@ class NaturalLosses:
         """Write it as .npz, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}")
+        temporary.unlink(missing_ok=True)  # one that a folder from elsewhere holds may be a link out of it
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 np.savez(file, by_window=self.by_window, by_context=self.by_context)
             flush(temporary)
             temporary.replace(path)

@@ -80,7 +80,12 @@ def passkeys(count_tokens: CountTokens, lengths: Sequence[int], seed: int) -> It
 
 
 def lm_eval_documents(
-    *, tokenizer: str, max_seq_lengths: Sequence[int] = (4096,), seed: int = 0, **_: Any
+    *,
+    tokenizer: str,
+    max_seq_lengths: Sequence[int] = (4096,),
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    **_: Any,
 ) -> dict[str, Dataset]:
     """The data of the task, from its metadata; lm-eval hands in more than is read here.
 
@@ -88,8 +93,9 @@ def lm_eval_documents(
         tokenizer: folder of the tokenizer that counts.
         max_seq_lengths: tokens of prompt and answer, at most.
         seed: of the numbers.
+        trust_remote_code: run code that lies beside the tokenizer.
     """
-    encode = load_saved_tokenizer(tokenizer)
+    encode = load_saved_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
     questions = passkeys(lambda text: len(encode(text).input_ids), max_seq_lengths, seed)
     return {"test": Dataset.from_list([asdict(question) for question in questions])}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from wavepos.console import Update
 from wavepos.data import TokenFile, prepare_split
+from wavepos.data.corpora import corpus_of_run
 from wavepos.data.preparation import valid_bound
 from wavepos.evaluate.perplexity import TextSize, evaluate_protocols, perplexity_record, table_protocols
 from wavepos.models.loading import default_device, load_model, load_saved_tokenizer
@@ -32,11 +33,11 @@ def evaluate_run(
         raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
     config = finished_config(run_dir)
     train_len = config["seq_len"]
+    bound = valid_bound(config.get("max_tokens")) if corpus is None else None
+    corpus = corpus or corpus_of_run(run_dir, config)
     device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)
     tokenizer = load_saved_tokenizer(run_dir / MODEL)
-    bound = valid_bound(config.get("max_tokens")) if corpus is None else None
-    corpus = corpus or config["corpus"]
     tokens = prepare_split(corpus, "valid", tokenizer, max_tokens=bound, ended=False)
     available = tokens.num_tokens - 1
     if max_tokens is not None and max_tokens < available:

@@ -14,6 +14,7 @@ from torch import Tensor
 from wavepos.analysis.inspect import THRESHOLD, Inspection, inspect_model
 from wavepos.console import Update
 from wavepos.data import prepare_split
+from wavepos.data.corpora import corpus_of_run
 from wavepos.experiments.exhibits import Shown
 from wavepos.experiments.inspect_figures import finite, inspection_figures
 from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM
@@ -61,7 +62,7 @@ class Inspected:
         for name, number, least in (("length", length, 4), ("texts", count, 1)):
             if number < least:
                 raise ValueError(f"{name} must be at least {least}, got {number}")
-        corpus = corpus or (self.config["corpus"] if self.config else "stdlib")
+        corpus = corpus or (corpus_of_run(self.path, self.config) if self.config else "stdlib")
         ids = prepare_split(corpus, "valid", self.tokenizer, max_tokens=length * count, ended=False).ids
         if len(ids) < length * count:
             raise ValueError(

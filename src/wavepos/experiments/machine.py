@@ -182,7 +182,8 @@ def _start(task: Task, slot: int, jobs: int) -> "subprocess.Popen[str]":
     if torch.cuda.device_count() > 0:
         environment["CUDA_VISIBLE_DEVICES"] = _device(slot)
     task.folder.mkdir(parents=True, exist_ok=True)
-    with (task.folder / LOG).open("w", encoding="utf-8") as log:
+    (task.folder / LOG).unlink(missing_ok=True)  # it may be a link out of a folder from elsewhere
+    with (task.folder / LOG).open("x", encoding="utf-8") as log:
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore::FutureWarning", "-m", "wavepos.experiments.worker"],
             stdin=subprocess.PIPE,

@@ -149,8 +149,10 @@ class Study:
             rows: names, in any spelling, or numbers from 1 as `--dry-run` shows them.
 
         Raises:
-            ValueError: a row that is not there; it names the nearest.
+            ValueError: none, or a row that is not there; it names the nearest.
         """
+        if not rows:
+            raise ValueError("only must name at least one row of the study, got none: leave it out for all of them")
         chosen = {self._row(row) for row in rows}
         return dataclasses.replace(self, runs=tuple(run for run in self.runs if run.name in chosen))
 
@@ -190,6 +192,8 @@ class StudyOptions:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
         if self.size is not None and self.size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {self.size!r}")
+        if self.methods == ():
+            raise ValueError("methods must name at least one method, got none: leave it out for all of them")
 
     def num_seeds(self, default: int) -> int:
         """Those asked for, or the study's own."""

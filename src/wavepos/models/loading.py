@@ -14,6 +14,8 @@ from wavepos.positions import LayersLike
 from wavepos.storage import MARKER, damage, unreadable_tokenizer
 
 RESTORE = "restore it from a copy, or train or save the model anew"
+ASKS_FOR_CODE = "trust_remote_code=True"
+"""In what transformers says of a directory with code of its own."""
 _SAMPLES, _SAMPLE_BYTES = 64, 2**14
 
 
@@ -22,29 +24,47 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def checked_device(name: str | None) -> str:
+    """The name of a device, `default_device` for none.
+
+    Raises:
+        ValueError: torch has none of that name here.
+    """
+    name = name or default_device()
+    try:
+        torch.empty(0, device=name)
+    except Exception as error:  # RuntimeError, AssertionError, NotImplementedError
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"device must be one that torch has here, such as cpu, got {name!r} ({said})") from error
+    return name
+
+
 def load_model(
     source: str | Path,
     *,
     position: LayersLike | None = None,
     dtype: torch.dtype | str = "auto",
     local_files_only: bool = False,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A saved causal language model, ours or another of transformers', in evaluation mode on the CPU.
 
-    transformers gives weights that a directory lacks random values and says so in a log. Code that lies in the
-    directory is not run.
+    transformers gives weights that a directory lacks random values and says so in a log.
 
     Args:
         source: directory or hub name of the model.
         position: another position, or other keys of the saved one; learned parameters that only it has start anew.
         dtype: of the weights; "auto": as they are saved.
         local_files_only: take no file from the hub.
+        trust_remote_code: run code that lies in the directory, where its config names some and wavepos and
+            transformers have no class of their own for it.
 
     Raises:
-        ValueError: a file is damaged, the weights do not fit the directory's own config, or are not finite.
+        ValueError: a file is damaged, weights do not fit the directory's own config or are not finite, or code is not
+            trusted.
         OSError: no model there.
     """
-    files: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
+    files: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": trust_remote_code}
     with readable(source):
         saved = AutoConfig.from_pretrained(source, **files)
         config = saved if position is None else AutoConfig.from_pretrained(source, position=position, **files)
@@ -64,16 +84,44 @@ def load_model(
     return model
 
 
-def load_saved_tokenizer(directory: str | Path) -> Any:
+def saved_config(source: str | Path, **changes: Any) -> Any:
+    """The config of a saved model, with changes; code that lies beside it is not run.
+
+    Raises:
+        ValueError: it needs code of its own.
+        OSError: no model there.
+    """
+    with untrusted_code_is_named(source):
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
+
+
+def load_saved_tokenizer(directory: str | Path, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer that lies beside a saved model, from its directory and nowhere else.
 
     Raises:
-        ValueError: there is none, or a file of it is damaged.
+        ValueError: there is none, a file of it is damaged, or it asks for code that is not trusted.
     """
+    with untrusted_code_is_named(directory):
+        try:
+            return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+        except Exception as error:  # transformers and tokenizers raise many kinds
+            if ASKS_FOR_CODE in str(error):
+                raise
+            raise ValueError(unreadable_tokenizer(Path(directory), error)) from error
+
+
+@contextmanager
+def untrusted_code_is_named(source: str | Path) -> Iterator[None]:
+    """Say in one sentence that a directory asks for code of its own; transformers says it in three lines."""
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers and tokenizers raise many kinds
-        raise ValueError(unreadable_tokenizer(Path(directory), error)) from error
+        yield
+    except ValueError as error:
+        if ASKS_FOR_CODE not in str(error):
+            raise
+        raise ValueError(
+            f"{source} asks to run code of its own (auto_map in its config), which is not run unasked: read it, and "
+            "give trust_remote_code=True, or --trust-remote-code where the command has it"
+        ) from error
 
 
 @contextmanager
@@ -81,7 +129,7 @@ def readable(source: str | Path) -> Iterator[None]:
     """Verify a directory that lists its files, and name what cannot be read of any.
 
     Raises:
-        ValueError: a file is damaged, or holds no model.
+        ValueError: a file is damaged, holds no model, or asks for code that is not trusted.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -90,7 +138,8 @@ def readable(source: str | Path) -> Iterator[None]:
             meant = f" (if it was changed and is meant, delete {MARKER})" if (folder / MARKER).exists() else ""
             raise ValueError(f"{folder} is damaged: {reason}: {RESTORE}{meant}")
     try:
-        yield
+        with untrusted_code_is_named(source):
+            yield
     except (ValueError, ImportError, MemoryError):
         raise
     except Exception as error:  # of safetensors, transformers, and whatever a config of anything leads to

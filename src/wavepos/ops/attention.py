@@ -78,7 +78,9 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
             compiled models, looking would stop the device, and others give wrong numbers.
 
     Returns:
-        [B,H,T,D] in q's dtype; queries that see no key give zero.
+        [B,H,T,D] in q's dtype; queries that see no key give zero. A key or value that is not finite makes the queries
+        that see it NaN, and no others, in the gradients too; on a GPU, in compiled models and for a single query
+        keys ahead do not reach earlier outputs, the rest is as in SDPA, where 0 · NaN leaks out of hidden values.
 
     Raises:
         ValueError: shapes, dtypes, devices or values that do not fit together, named with what was got and what is
@@ -90,7 +92,7 @@ def attention(  # noqa: PLR0913 - the public call: one argument a property of at
     check_position(position)
     window = position.window if window is None else window
     check_tensors(q, k, v)
-    check_arguments(position, backend, dropout, query_offset, window)
+    check_arguments(position, causal, backend, dropout, query_offset, window)
     placed = causal or window is not None or position.rotates or position.needs_table or bool(position.temperature)
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
@@ -143,7 +145,7 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     check_tensors(q, k, k)
     if isinstance(query_offset, Tensor):
         raise ValueError("attention_map takes an int as query_offset, got a tensor")
-    check_arguments(position, window=window)
+    check_arguments(position, causal, window=window)
     placed = causal or window is not None or position.rotates or position.needs_table or bool(position.temperature)
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)

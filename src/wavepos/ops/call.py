@@ -58,6 +58,15 @@ class Call:
         return torch.promote_types(self.terms.q_BHTD.dtype, torch.float32)
 
     @property
+    def mask_dtype(self) -> torch.dtype:
+        """What SDPA is given to add to its scores, for a bias in half precision is off by more than all else.
+
+        Only its CPU kernel takes float32 beside queries in half precision.
+        """
+        q = self.terms.q_BHTD
+        return self.wide_dtype if q.device.type == "cpu" else q.dtype
+
+    @property
     def num_scores(self) -> int:
         """B·H·T·S."""
         batch, num_heads = self.terms.q_BHTD.shape[:2]

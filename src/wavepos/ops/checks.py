@@ -31,9 +31,16 @@ def check_position(position: object) -> None:
     raise TypeError(f"{what}, got {type(position).__name__}")
 
 
+def require_tensor(name: str, x: object) -> None:
+    """Raise TypeError unless it is a tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+
+
 def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raise ValueError unless q is [B,H,T,D] and k and v are [B,G,S,D] of its dtype and device, G dividing H."""
     for name, x in (("q", q), ("k", k), ("v", v)):
+        require_tensor(name, x)
         if x.dim() != 4:
             raise ValueError(f"{name} must be {LAYOUT}, got shape {tuple(x.shape)}")
         if not x.is_floating_point():
@@ -62,19 +69,26 @@ def checked_scale(softmax_scale: float | None, head_dim: int) -> float:
 
 def check_arguments(
     position: Position,
+    causal: bool,
     backend: str = "auto",
     dropout: float = 0.0,
     query_offset: int | Tensor | None = None,
     window: int | None = None,
 ) -> None:
-    """Raise ValueError for arguments that are no values of theirs or do not go together, whatever the tensors."""
+    """Raise ValueError for arguments that are no values of theirs or do not go together, whatever the tensors.
+
+    Raises:
+        TypeError: causal is neither True nor False.
+    """
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal must be True or False, got {causal!r}")
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
         raise ValueError(
             "window must be a whole number of at least 1 (a query sees keys less than that many tokens away) or None, "
             f"got {window!r}"
         )
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+    if not isinstance(dropout, int | float | Real) or not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if isinstance(query_offset, Tensor) and backend != "auto":
@@ -120,7 +134,12 @@ def checked_mask(
     document_ids: Tensor | None,
     window: int | None = None,
 ) -> Mask:
-    """Which keys a query sees, without a window that hides nothing; ValueError unless padding and documents fit."""
+    """Which keys a query sees, without a window that hides nothing.
+
+    Raises:
+        TypeError: padding or documents are no tensors.
+        ValueError: padding or documents do not fit.
+    """
     num_queries, num_keys = q.shape[2], k.shape[2]
     farthest = max(query_offset + num_queries, 0 if causal else num_keys - query_offset) - 1
     mask = Mask(
@@ -140,6 +159,8 @@ def check_mask(mask: Mask, q: Tensor) -> None:
     """Raise ValueError unless padding and documents are [B,S] of bool and of integers, on q's device."""
     expected = (q.shape[0], mask.num_keys)
     for name, x in (("key_padding_mask", mask.key_padding_BS), ("document_ids", mask.document_ids_BS)):
+        if x is not None:
+            require_tensor(name, x)
         if x is not None and tuple(x.shape) != expected:
             raise ValueError(f"{name} must have shape [batch, keys] = {expected}, got {tuple(x.shape)}")
         if x is not None and x.device != q.device:
@@ -191,6 +212,7 @@ def check_states(position: Position, q: Tensor, relative_states: Tensor | None) 
     """Raise ValueError for relative states that no one reads, or of another dtype or device than q."""
     if relative_states is None:
         return
+    require_tensor("relative_states", relative_states)
     if not isinstance(position, ReadsRelativeStates):
         raise ValueError(f"relative_states go with LearnedRelative only, got position {type(position).__name__}")
     if relative_states.dtype != q.dtype or relative_states.device != q.device:
@@ -208,6 +230,7 @@ def check_gates(position: Position, q: Tensor, k: Tensor, gates: Tensor | None) 
         if reads:
             raise ValueError(f"{name} needs gates of shape [batch, heads, keys] = {expected}, got None")
         return
+    require_tensor("gates", gates)
     if not reads:
         raise ValueError(f"gates go with positions that read them (ForgetGate, Cable, Wavelet(gate=...)), got {name}")
     if tuple(gates.shape) != expected:

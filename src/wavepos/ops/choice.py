@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from wavepos.ops.banded.operator import BANDED
 from wavepos.ops.banded.single import is_single
 from wavepos.ops.call import DENSE_LIMIT, Backend, Call, Implementation
+from wavepos.ops.finite import compute_finite
 from wavepos.ops.fused.backend import TRITON
 from wavepos.ops.mask import Mask
 from wavepos.ops.reference import REFERENCE, WEIGHTS
@@ -53,7 +54,7 @@ def run_backend(name: str, call: Call) -> Tensor:
             the reference's limit.
         ImportError: "triton" without the package.
     """
-    return choose(name, call).compute(call)
+    return compute_finite(choose(name, call), call)
 
 
 def choose(name: str, call: Call) -> Implementation:

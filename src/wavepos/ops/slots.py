@@ -4,7 +4,7 @@ Keys stand in S slots, of which those beyond the last query are empty. The bias 
 displacement, so memory is T·S: right for the one query of a decoding step or the few of a speculative one.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,11 +42,11 @@ def _attention(call: Call) -> Tensor:
     if keys.gates_BHS is not None and num_keys > 0:
         bias = bias + gate_differences(keys.gates_BHS, num_keys, query - keys.slots[0]).to(bias.dtype)
     seen = allowed.any(-1, keepdim=True)
-    bias = hide(bias, allowed, seen).to(q.dtype).expand(*q.shape[:3], num_keys)
-    grouped = keys.k_BGSD.shape[1] != q.shape[1]
-    out = scaled_dot_product_attention(
-        q, keys.k_BGSD, keys.v_BGSD, attn_mask=bias, scale=call.softmax_scale, enable_gqa=grouped
-    )
+    bias = hide(bias, allowed, seen).to(call.mask_dtype).expand(*q.shape[:3], num_keys)
+    grouped: dict[str, Any] = {}
+    if keys.k_BGSD.shape[1] != q.shape[1]:
+        grouped["enable_gqa"] = True
+    out = scaled_dot_product_attention(q, keys.k_BGSD, keys.v_BGSD, attn_mask=bias, scale=call.softmax_scale, **grouped)
     return torch.where(seen, out, 0.0)
 
 

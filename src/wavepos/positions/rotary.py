@@ -1,5 +1,7 @@
 """RoPE: rotary position embedding (Su et al., 2021; Eq. 6)."""
 
+import functools
+import json
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -17,7 +19,7 @@ from wavepos.positions.rotary_scaling import (
 )
 from wavepos.positions.tables import TableCache
 from wavepos.positions.terms import Position, ScoreTerms, at_least_float32, require_fit, require_positive_int
-from wavepos.positions.typed import LONGEST, require_between
+from wavepos.positions.typed import LONGEST, parsed, require_between
 
 PartialStyle = Literal["first_dims", "high_frequencies"]
 
@@ -135,6 +137,7 @@ class Rotary(Position):
             trained_length=trained_length,
         )
         self._head_dim = head_dim
+        self._spec = json.dumps(self.config.to_json())
         self._rotary_dim = self._rotated_part()
         self._cache = TableCache(self._angles)
         self.frequencies(1)  # a scaling that does not fit head_dim is refused here
@@ -153,6 +156,11 @@ class Rotary(Position):
                 frequencies, factor = self.config.scaling.frequencies(head_dim, self.config.base, seq_len)
         frequencies[self._rotary_dim // 2 :] = 0.0
         return frequencies, factor
+
+    @property
+    def num_angles(self) -> int:
+        """How many frequencies there are, those at which a pair stays among them."""
+        return (self._head_dim if self.config.partial_rotary_style == "high_frequencies" else self._rotary_dim) // 2
 
     def _rotated_part(self) -> int:
         """R, dimensions that are rotated."""
@@ -210,6 +218,11 @@ class Rotary(Position):
     def _cos_sin(self, length: int, seq_len: int, device: torch.device) -> Tensor:
         """cos and sin of the angles of positions 0 … length − 1, float32 [2, length, R/2]."""
         scaling = self.config.scaling
+        if self.follows_length and torch.compiler.is_dynamo_compiling():  # a constant would be one for each length
+            cos_sin: Tensor = cos_sin_operator(
+                torch.empty(0, device=device), self._spec, self._head_dim, length, seq_len
+            )
+            return cos_sin
         return self._cache.get(length, device, key=0 if scaling is None else scaling.effective_length(seq_len))
 
     def _angles(self, length: int, seq_len: int) -> Tensor:
@@ -217,6 +230,22 @@ class Rotary(Position):
         frequencies, factor = self.frequencies(seq_len)
         angle = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
         return (torch.stack([angle.cos(), angle.sin()]) * factor).to(torch.float32)
+
+
+@torch.library.custom_op("wavepos::cos_sin", mutates_args=())
+def cos_sin_operator(like: Tensor, spec: str, head_dim: int, length: int, seq_len: int) -> Tensor:
+    """What `Rotary._cos_sin` gives on the device of `like`, as one operator of graphs that serve any length."""
+    return _of_spec(spec, head_dim)._cos_sin(length, seq_len, like.device).clone()
+
+
+@cos_sin_operator.register_fake
+def _(like: Tensor, spec: str, head_dim: int, length: int, seq_len: int) -> Tensor:
+    return like.new_empty(2, length, _of_spec(spec, head_dim).num_angles, dtype=torch.float32)
+
+
+@functools.lru_cache(maxsize=32)
+def _of_spec(spec: str, head_dim: int) -> Rotary:
+    return parsed(json.loads(spec), [RotaryConfig]).build(head_dim=head_dim, num_heads=1)
 
 
 def _rotate(x: Tensor, cos_sin: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from wavepos.models import (
     BaevskiAuliConfig,
@@ -15,7 +15,7 @@ from wavepos.models import (
     llama_config,
 )
 from wavepos.models.decoder.convert import converted_config
-from wavepos.models.loading import load_model
+from wavepos.models.loading import load_model, saved_config
 from wavepos.names import BaevskiAuliSize, LlamaSize
 from wavepos.training.config import RUN, TrainConfig
 
@@ -75,7 +75,7 @@ def _continued(start: str | Path, ours: BaevskiAuliConfig) -> PreTrainedModel:
 
 def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTrainedModel:
     """The model that a run begins with, in float32; without weights where tensors have no storage."""
-    theirs: Any = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
+    theirs: Any = saved_config(start_from)
     ours = theirs.model_type.startswith("wavepos_")
     if theirs.vocab_size < vocab_size:
         raise ValueError(
@@ -84,7 +84,7 @@ def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTraine
         )
     if torch.empty(0).is_meta:  # the dry run's
         if ours:
-            theirs = AutoConfig.from_pretrained(start_from, position=config.position, trust_remote_code=False)
+            theirs = saved_config(start_from, position=config.position)
         else:
             theirs = converted_config(theirs, config.position)
         return AutoModelForCausalLM.from_config(theirs)

@@ -71,15 +71,24 @@ class Recipe:
         for name in ("seq_len", "steps", "batch_tokens", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.validate_every is not None and self.validate_every < 1:
-            raise ValueError(f"validate_every must be at least 1 or None, got {self.validate_every}")
+        for name in ("validate_every", "max_tokens", "micro_batch_tokens"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1 or None, got {number}")
         for name, choices in (("optimizer", OptimizerName), ("precision", Precision), ("sharding", Sharding)):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        self._check_reals()
         if self.warmup_steps < 0 or self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps must lie between 0 and steps={self.steps}, got {self.warmup_steps}")
+
+    def _check_reals(self) -> None:
+        if not 0.0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}: 1e-3 would do")
+        for name in ("warmup_from", "final_learning_rate", "weight_decay", "gradient_clip"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie between 0 and 2**32 - 1, got {self.seed}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

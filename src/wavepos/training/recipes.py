@@ -83,13 +83,12 @@ def recipe_position(
 
 
 def _position_from(start_from: str, position: "LayersLike", model: ModelName) -> Any:
-    from transformers import AutoConfig
-
     from wavepos.models import BaevskiAuliConfig
     from wavepos.models.decoder.convert import converted_config
+    from wavepos.models.loading import saved_config
 
     try:
-        theirs = AutoConfig.from_pretrained(start_from, trust_remote_code=False)
+        theirs = saved_config(start_from)
     except OSError as error:
         raise ValueError(
             f"start_from must be a directory or hub name of a model, got {start_from!r}: {str(error).splitlines()[0]}"
@@ -101,7 +100,7 @@ def _position_from(start_from: str, position: "LayersLike", model: ModelName) ->
             f"start_from must be a {wanted} for model {model}, got one of type {theirs.model_type!r} in {start_from!r}"
         )
     if theirs.model_type.startswith("wavepos_"):
-        theirs = AutoConfig.from_pretrained(start_from, position=position, trust_remote_code=False)
+        theirs = saved_config(start_from, position=position)
     else:
         theirs = converted_config(theirs, position)
     return theirs.position

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -157,6 +158,11 @@ def _trained(
     begin.reading = checkpoint is not None
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{checkpoint} cannot be gone on from (a file holds more than tensors and numbers, which is never loaded): "
+            "delete it, and the same command goes on from the one before, or begins anew"
+        ) from error
     finally:
         stop.restore()
     if stop.requested and trainer.state.global_step < config.steps:

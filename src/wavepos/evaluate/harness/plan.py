@@ -39,6 +39,8 @@ class HarnessConfig:
     """Of made-up documents and few-shot examples."""
     device: str | None = None
     """cpu, cuda, …; by default cuda where there is one."""
+    trust_remote_code: bool = False
+    """Run the code that a model's directory brings along, where its config names some."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(name for task in self.tasks for name in task.split(",")))

@@ -21,7 +21,7 @@ from torch import nn
 from wavepos.console import Update
 from wavepos.evaluate.harness.plan import BY_LENGTH, RULER, HarnessConfig, Step, steps
 from wavepos.evaluate.harness.step import load_tasks, measured, quiet_lm_eval
-from wavepos.models.loading import default_device, load_model
+from wavepos.models.loading import checked_device, load_model
 from wavepos.runs import environment, model_directory
 from wavepos.storage import write_json
 
@@ -46,8 +46,8 @@ def harness(path: Path, config: HarnessConfig, out: Path | None = None, update: 
     _check_installed(config.tasks)
     directory = model_directory(path)
     _check_known(config.tasks)
-    device = config.device or default_device()
-    model = load_model(directory, local_files_only=True).to(device)
+    device = checked_device(config.device)
+    model = load_model(directory, local_files_only=True, trust_remote_code=config.trust_remote_code).to(device)
     out = out or path / f"harness-{'-'.join(config.tasks)}.json"
     record: dict[str, Any] = {"model": str(path), "config": asdict(config), "finished": False, "results": []}
     record["environment"] = environment()

@@ -32,7 +32,8 @@ def load_tasks(step: Step, directory: Path, config: HarnessConfig) -> dict[str, 
         ValueError: the length leaves no room for the text, or a download failed.
     """
     set_seed(config.seed)  # RULER draws its needles from the global generators
-    loaded = _loaded(step, _task_manager(step, directory, config))
+    with _ruler_trusts(step, config.trust_remote_code):
+        loaded = _loaded(step, _task_manager(step, directory, config))
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
@@ -51,7 +52,7 @@ def measured(
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
-    tokenizer = load_saved_tokenizer(directory)
+    tokenizer = load_saved_tokenizer(directory, trust_remote_code=config.trust_remote_code)
     lm = HFLM(
         pretrained=model,
         backend="causal",
@@ -80,6 +81,7 @@ def _task_manager(step: Step, directory: Path, config: HarnessConfig) -> Any:
         "corpus": config.corpus,
         "limit": config.limit,
         "seed": config.seed,
+        "trust_remote_code": config.trust_remote_code,
     }
     folders = [TASK_FILES, Path(lm_eval.tasks.__file__).parent / "ruler"]
     return lm_eval.tasks.TaskManager(
@@ -87,6 +89,26 @@ def _task_manager(step: Step, directory: Path, config: HarnessConfig) -> Any:
         include_defaults=step.task not in BY_LENGTH,
         metadata=metadata,
     )
+
+
+@contextmanager
+def _ruler_trusts(step: Step, trust_remote_code: bool) -> Iterator[None]:
+    """RULER's own way to a tokenizer would run any code that lies beside it; meanwhile it takes ours."""
+    if step.task not in RULER:
+        yield
+        return
+    from lm_eval.tasks.ruler import common_utils
+
+    class Tokenizers:
+        @staticmethod
+        def from_pretrained(directory: str, **_: Any) -> Any:
+            return load_saved_tokenizer(directory, trust_remote_code=trust_remote_code)
+
+    theirs, common_utils.AutoTokenizer = common_utils.AutoTokenizer, Tokenizers
+    try:
+        yield
+    finally:
+        common_utils.AutoTokenizer = theirs
 
 
 def _loaded(step: Step, manager: Any) -> dict[str, Any]:

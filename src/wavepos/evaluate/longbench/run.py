@@ -13,7 +13,7 @@ from typing import Any
 from wavepos.console import Update
 from wavepos.evaluate.longbench.reading import Reader
 from wavepos.evaluate.longbench.tasks import NAMES, Item, Task, longbench_tasks, mean_words, read_items
-from wavepos.models.loading import default_device, load_model, load_saved_tokenizer, weights_digest
+from wavepos.models.loading import checked_device, load_model, load_saved_tokenizer, weights_digest
 from wavepos.runs import environment, model_directory
 from wavepos.storage import write_json, write_text
 
@@ -38,6 +38,8 @@ class LongBenchConfig:
     """Items of each task, at most, from the first; by default all."""
     device: str | None = None
     """cpu, cuda, …; by default cuda where there is one."""
+    trust_remote_code: bool = False
+    """Run the code that the model's directory brings along, where its config names some."""
 
     def __post_init__(self) -> None:
         longbench_tasks(self.tasks)
@@ -72,9 +74,10 @@ def longbench(
     result = _opened(out / RESULT, settings) | {"model": str(path), "settings": settings, "finished": False}
     known = {task.name: _known(out, task, items[task.name]) for task in tasks}
     write_json(out / RESULT, result)
-    device = config.device or default_device()
-    model: Any = load_model(directory, local_files_only=True).to(device)
-    tokenizer = load_saved_tokenizer(directory)
+    device = checked_device(config.device)
+    trusted = config.trust_remote_code
+    model: Any = load_model(directory, local_files_only=True, trust_remote_code=trusted).to(device)
+    tokenizer = load_saved_tokenizer(directory, trust_remote_code=trusted)
     reader = Reader(model, tokenizer, config.max_length, device)
     planned = {task.name: len(items[task.name][: config.limit]) for task in tasks}
     done, total = 0, sum(planned.values())
@@ -146,6 +149,8 @@ def _record(reader: Reader, task: Task, index: int, item: Item) -> dict[str, Any
 
 def _append(path: Path, record: dict[str, Any]) -> None:
     """Add a line; it is on disk when this returns, and cut short only if the process dies meanwhile."""
+    if path.is_symlink():
+        raise ValueError(f"{path} must be a file of its own, got a link to {path.readlink()}: delete it")
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{json.dumps(record)}\n")
         file.flush()

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
 from wavepos.models.decoder.families import FAMILIES, family_config, family_models
 from wavepos.models.decoder.rotation import own_position
 from wavepos.models.llama.model import WaveposLlamaForCausalLM
-from wavepos.models.loading import check_loaded, readable
+from wavepos.models.loading import check_loaded, readable, saved_config
 from wavepos.positions import LayersLike, RotaryConfig, layers_fields
 from wavepos.positions.layers import with_each_field
 
@@ -63,7 +63,7 @@ def convert(
         path, theirs = None, source.config
         loading |= {"state_dict": dict(source.state_dict()), "dtype": source.dtype}
     else:
-        path, theirs = str(source), AutoConfig.from_pretrained(source, trust_remote_code=False)
+        path, theirs = str(source), saved_config(source)
         loading["dtype"] = dtype
     config = converted_config(theirs, position, native_rotation=native_rotation)
     causal_lm = family_models(theirs.model_type)["AutoModelForCausalLM"]
@@ -103,7 +103,7 @@ def from_llama(
     """
     given: Any = source
     own = isinstance(source, PreTrainedModel)
-    theirs = given.config if own else AutoConfig.from_pretrained(given, trust_remote_code=False)
+    theirs = given.config if own else saved_config(given)
     if theirs.model_type != "llama":
         raise ValueError(
             f"source must be a model of type 'llama', got {theirs.model_type!r}; wavepos.models.convert takes others"

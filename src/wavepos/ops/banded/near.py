@@ -137,7 +137,7 @@ def _scores(heads: Heads, tile: Tile, views: ScoreViews) -> tuple[Tensor, Tensor
     if views.skewed is not None and views.bias is not None:
         views.skewed.add_(views.bias)
     for part, triangle in views.triangles:
-        part.add_(triangle)
+        part.masked_fill_(triangle, hidden_score(dtype))
     allowed = call.mask.allowed_by_key(tile.rows, tile.keys)
     if allowed is not None:
         by_row = views.scores.view(-1, heads.count // allowed[heads.batch].shape[0], *views.scores.shape[1:])

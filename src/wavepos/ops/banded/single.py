@@ -1,5 +1,7 @@
 """Calls that are one call of PyTorch's attention: without a mask or a table, and of a single query, as in decoding."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -28,13 +30,13 @@ def single_attention(call: Call) -> Tensor:
     q, mask = call.terms.q_BHTD, call.mask
     keys = _keys(mask)
     k, v = call.terms.k_BGSD[:, :, keys], call.v_BGSD[:, :, keys]
-    grouped = k.shape[1] != q.shape[1]
+    grouped: dict[str, Any] = {}
+    if k.shape[1] != q.shape[1]:  # as a value it would be a symbol under torch.compile, which SDPA does not take
+        grouped["enable_gqa"] = True
     if mask.num_queries > 1:
-        return scaled_dot_product_attention(
-            q, k, v, is_causal=mask.causal, scale=call.softmax_scale, enable_gqa=grouped
-        )
+        return scaled_dot_product_attention(q, k, v, is_causal=mask.causal, scale=call.softmax_scale, **grouped)
     row, seen = _row(call, keys)
-    out = scaled_dot_product_attention(q, k, v, attn_mask=row, scale=call.softmax_scale, enable_gqa=grouped)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=row, scale=call.softmax_scale, **grouped)
     return out if seen is None else torch.where(seen, out, 0.0)
 
 
@@ -55,12 +57,12 @@ def _row(call: Call, keys: slice) -> tuple[Tensor | None, Tensor | None]:
     if allowed is None:
         return row, None
     seen = allowed.any(-1, keepdim=True)
-    row = torch.zeros((), dtype=q.dtype, device=q.device) if row is None else row
+    row = torch.zeros((), dtype=call.mask_dtype, device=q.device) if row is None else row
     return hide(row.expand(*q.shape[:3], keys.stop - keys.start), allowed, seen), seen
 
 
 def _bias(call: Call, keys: slice) -> Tensor | None:
-    """relative_scale · r·p(δ) + b[δ] + c of a single query and those keys, [B or 1,H,1,S] in q's dtype."""
+    """relative_scale · r·p(δ) + b[δ] + c of a single query and those keys, [B or 1,H,1,S] in `Call.mask_dtype`."""
     q, num_keys, row = call.terms.q_BHTD, keys.stop - keys.start, None
     r_BHTE, table_XRE, bias_HR, first = relative_terms(call)
     values = []
@@ -73,10 +75,10 @@ def _bias(call: Call, keys: slice) -> Tensor | None:
         last = first + each.shape[-1] - 1
         before, behind = call.mask.query_offset - last - keys.start, keys.stop - 1 - call.mask.query_offset + first
         wide = pad(each.flip(-1), (max(0, before), max(0, behind)))  # from the first key or the last entry on
-        placed = wide[..., max(0, -before) :][..., :num_keys].to(q.dtype)
+        placed = wide[..., max(0, -before) :][..., :num_keys].to(call.mask_dtype)
         row = placed if row is None else row + placed
     if call.terms.gates_BHS is not None:
         query_T = torch.tensor([call.mask.query_offset - keys.start], device=q.device)
-        placed = gate_differences(gates_of(call.terms.gates_BHS, keys), num_keys, query_T).to(q.dtype)
+        placed = gate_differences(gates_of(call.terms.gates_BHS, keys), num_keys, query_T).to(call.mask_dtype)
         row = placed if row is None else row + placed
     return row

@@ -41,10 +41,10 @@ class Workspace:
         self._triangles: dict[tuple[int, int, int, bool], Tensor] = {}
 
     def triangle(self, size: tuple[int, int], diagonal: int, *, upper: bool) -> Tensor:
-        """Of that size: from that diagonal on, upwards or downwards, what hides a score it is added to; else 0."""
+        """Of that size: True from that diagonal on, upwards or downwards, where a score is hidden."""
         key = *size, diagonal, upper
         if key not in self._triangles:
-            hiding = self.scores.new_full(size, hidden_score(self.dtype))
+            hiding = torch.ones(size, dtype=torch.bool, device=self.scores.device)
             self._triangles[key] = hiding.triu(diagonal) if upper else hiding.tril(diagonal)
         return self._triangles[key]
 
@@ -60,7 +60,7 @@ class ScoreViews:
         stacked_weights: the same, [stacks, heads of a group · C, K].
         skewed: the scores by displacement, [heads, C, R in use], falling; None without table and bias.
         slack: what the skewed view holds left of the first key and right of the last, where it holds something there.
-        triangles: parts of the scores, and what to add to each to hide the keys that its queries may not see.
+        triangles: parts of the scores, and where in each a query may not see the key.
         table: the part of the table in use, once per head, [heads, R, E], or None.
         bias: that of the bias, [heads, 1, R], or None.
     """
