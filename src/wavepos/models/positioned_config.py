@@ -93,7 +93,7 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """transformers' own, with the given fields in place of the saved ones before the config is made and checked."""
-        given = {name: kwargs.pop(name) for name in cls.field_names() if name in kwargs}
+        given = {name: kwargs.pop(name) for name in (*cls.field_names(), *cls.unserved) if name in kwargs}
         if given.get("position") is not None:
             given["position"] = merged(config_dict.get("position"), given["position"])
         rest_wanted = kwargs.pop("return_unused_kwargs", False)
