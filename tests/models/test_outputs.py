@@ -129,6 +129,17 @@ def test_outputs_that_are_asked_for_do_not_change_training(family: str) -> None:
         assert torch.equal(gradient, gradients[1][key]), key
 
 
+@pytest.mark.parametrize("family", FAMILIES[:2])
+def test_weights_of_eager_attention_are_those_that_its_output_is_made_of(family: str) -> None:
+    model, x = small(family, RECENCY, attn_implementation="eager"), tokens()
+    out = model(x, output_attentions=True)
+    torch.testing.assert_close(out.logits, model(x).logits, atol=1e-5, rtol=0.0)
+    for weights in out.attentions:
+        weights.retain_grad()
+    out.logits.sum().backward()
+    assert all(bool(weights.grad.any()) for weights in out.attentions)
+
+
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cache_is_not_filled_by_layers_that_are_read_twice(family: str) -> None:

@@ -15,8 +15,8 @@ from wavepos.console import console
 class Generate(Command):
     """Continue a prompt with a trained model."""
 
-    run_dir: Annotated[Path, Positional]
-    """Directory of a run of `wavepos train`."""
+    path: Annotated[Path, Positional]
+    """A run of `wavepos train`, or a saved transformers model."""
     prompt: str = "def "
     """The text to continue."""
     max_new_tokens: int = 100
@@ -32,5 +32,5 @@ class Generate(Command):
 
         if self.temperature < 0.0:
             raise ValueError(f"temperature must be at least 0, got {self.temperature}")
-        text = generate_text(self.run_dir, self.prompt, self.max_new_tokens, self.temperature, self.seed)
+        text = generate_text(self.path, self.prompt, self.max_new_tokens, self.temperature, self.seed)
         console.print(text, markup=False, highlight=False)

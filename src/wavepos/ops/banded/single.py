@@ -28,7 +28,7 @@ def single_attention(call: Call) -> Tensor:
     q, mask = call.terms.q_BHTD, call.mask
     keys = _keys(mask)
     k, v = call.terms.k_BGSD[:, :, keys], call.v_BGSD[:, :, keys]
-    grouped = k.shape[1] != q.shape[1]
+    grouped = bool(k.shape[1] != q.shape[1])  # while a call is traced, sizes are tensors
     if mask.num_queries > 1:
         return scaled_dot_product_attention(
             q, k, v, is_causal=mask.causal, scale=call.softmax_scale, enable_gqa=grouped
