@@ -45,6 +45,9 @@ def test_transformers_trainer_does_not_decay_what_a_query_bias_and_gates_learn()
     assert not [name for name in decayed if ".position." in name]
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.trace. is deprecated:DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
 def test_a_call_with_grouped_heads_can_be_traced() -> None:
     q, k = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 6, 8)
 

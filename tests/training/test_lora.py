@@ -82,6 +82,9 @@ def test_a_run_that_is_cut_off_goes_on_as_if_it_had_not_been(
     assert not list(checkpoint.glob("model*"))
     assert all("lora_" in name or ".position." in name or ".r_proj." in name for name in held)
     assert {name.split(".")[4] for name in held if "lora_" in name} == {"q_proj", "down_proj"}
+    with monkeypatch.context() as other, pytest.raises(ValueError, match="are not those that the run began with"):
+        other.setattr("wavepos.models.loading.weights_digest", lambda _: "another")
+        train(config, tmp_path / "cut", data)
     train(config, tmp_path / "cut", data)
     whole, cut = weights(tmp_path / "whole" / "model"), weights(tmp_path / "cut" / "model")
     assert all(torch.equal(cut[name], whole[name]) for name in whole)

@@ -95,19 +95,27 @@ def save_learned(model: Any, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: x.detach().contiguous() for name, x in _learned(model).items()}, folder / LEARNED)
+    held = {name: x.detach().contiguous() for name, x in _learned(model).items()}
+    save_file(held, folder / LEARNED, {"weights": _begun_with(model)})
 
 
 def load_learned(model: Any, folder: Path) -> None:
     """Read what `save_learned` wrote into a model of the same run.
 
     Raises:
-        ValueError: a parameter that is missing, left over or of another shape.
+        ValueError: a parameter that is missing, left over or of another shape; a model that began with other weights.
     """
     import torch
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
-    saved, own = load_file(folder / LEARNED), _learned(model)
+    with safe_open(folder / LEARNED, framework="pt") as file:
+        saved, weights = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["weights"]  # noqa: SIM118
+    if weights != _begun_with(model):
+        raise ValueError(
+            f"the weights in {model.name_or_path} are not those that the run began with: put them back, or train anew "
+            "in another directory"
+        )
+    own = _learned(model)
     differing = sorted(set(saved) ^ set(own)) or [name for name in own if own[name].shape != saved[name].shape]
     if differing:
         raise ValueError(f"{folder / LEARNED} does not fit the run's model: {differing[0]} differs")
@@ -125,6 +133,14 @@ def merged(model: Any) -> Any:
             module.merge()
             model.set_submodule(name, module.get_base_layer())
     return model
+
+
+def _begun_with(model: Any) -> str:
+    """What tells the weights apart that adapters belong to; the name, where they lie on the hub."""
+    from wavepos.models.loading import weights_digest
+
+    path = Path(model.name_or_path)
+    return weights_digest(path) if path.is_dir() else str(model.name_or_path)
 
 
 def _learned(model: Any) -> dict[str, Any]:
