@@ -114,6 +114,10 @@ def test_a_config_may_ask_for_weights_states_and_tuples(family: str) -> None:
     assert (len(states), len(maps)) == (3, 2)
     assert torch.equal(named.logits, logits)
     assert named.hidden_states is None
+    later = small(family)
+    later.config.output_attentions = True  # once the attention function is known
+    with torch.no_grad():
+        assert len(later(x).attentions) == 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)

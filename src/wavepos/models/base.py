@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
 )
 
 from wavepos.models.context import padded_to_cache
@@ -268,8 +269,8 @@ class PositionedGenerationMixin(GenerationMixin):  # type: ignore[misc] # transf
     continuous_batching_context_manager = generate_batch
 
 
-HEADS: dict[str, tuple[Any, dict[str, str] | None]] = {
-    "AutoModel": (AutoModel, None),
+HEADS: dict[str, tuple[Any, dict[str, str]]] = {
+    "AutoModel": (AutoModel, MODEL_MAPPING_NAMES),
     "AutoModelForCausalLM": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     "AutoModelForSequenceClassification": (
         AutoModelForSequenceClassification,
@@ -295,5 +296,4 @@ def register(config: type[PreTrainedConfig], models: Mapping[str, type[PreTraine
     for name, model in models.items():
         auto, table = HEADS[name]
         auto.register(config, model, exist_ok=True)
-        if table is not None:
-            table[config.model_type] = model.__name__
+        table[config.model_type] = model.__name__

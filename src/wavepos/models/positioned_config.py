@@ -63,6 +63,18 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
         super().__init__(**kwargs)
 
     @property
+    def output_attentions(self) -> bool | None:
+        """Whether weights are returned where the caller does not say, whatever the attention function."""
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool | None) -> None:
+        self._output_attentions = value
+
+    def validate_output_attentions(self) -> None:
+        """transformers' own would refuse all but its "eager"; all of our functions give weights."""
+
+    @property
     def position_configs(self) -> tuple[PositionConfig, ...]:
         """The config of each layer's position; where layers are left out, those of the first ones."""
         layers = parse_layers(self.position)
