@@ -35,11 +35,16 @@ CORPORA: Mapping[str, str] = {
 }
 """What a corpus may be: the form of its string, and what it is."""
 
-ModelName = Literal["baevski-auli", "llama"]
+ModelName = Literal["baevski-auli", "llama", "qwen3"]
 BaevskiAuliSize = Literal["tiny", "small", "paper", "probe"]
 LlamaSize = Literal["tiny", "small", "1b", "7b"]
+Qwen3Size = Literal["tiny", "small"]
 AnySize = Literal[BaevskiAuliSize, LlamaSize]
-SIZES: Mapping[str, tuple[str, ...]] = {"baevski-auli": get_args(BaevskiAuliSize), "llama": get_args(LlamaSize)}
+SIZES: Mapping[str, tuple[str, ...]] = {
+    "baevski-auli": get_args(BaevskiAuliSize),
+    "llama": get_args(LlamaSize),
+    "qwen3": get_args(Qwen3Size),
+}
 """The named sizes of each model."""
 StudySize = Literal["cpu", "gpu", "paper"]
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_families import small_model
 from small_llama import DYNAMIC, POSITIONS, config, name, randomised, small_llama, tokens
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from wavepos.analysis.attention_maps import (
 )
 from wavepos.analysis.model_attention import attention_inputs, attention_output, num_layers
 from wavepos.analysis.receptive_field import content_free_alibi
-from wavepos.models import BaevskiAuliConfig, BaevskiAuliForCausalLM, WaveposLlamaModel
+from wavepos.models import BaevskiAuliConfig, BaevskiAuliForCausalLM, WaveposLlamaModel, convert
 
 
 def small_baevski_auli(position: str | dict) -> BaevskiAuliForCausalLM:
@@ -99,6 +100,17 @@ def test_maps_times_values_are_the_layers_output(family: str, position: str | di
         ours = inputs.output().transpose(0, 1).flatten(1)
         torch.testing.assert_close(ours, attention_output(model, ids, layer), rtol=1e-4, atol=1e-5)
     assert float(inputs.output().abs().max()) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("family", "native"), [("mistral", False), ("granite", False), ("gpt_neox", True), ("qwen3", True)]
+)
+def test_maps_of_other_families_have_their_norms_scales_windows_and_rotations(family: str, native: bool) -> None:
+    model = convert(small_model(family), {"method": "wavelet", "query_bias": "recency"}, native_rotation=native).eval()
+    ids = tokens(1, 40)
+    for layer in range(num_layers(model)):
+        ours = attention_inputs(model, ids, layer).output().transpose(0, 1).flatten(1)
+        torch.testing.assert_close(ours, attention_output(model, ids, layer), rtol=1e-4, atol=1e-5)
 
 
 def test_layers_count_from_the_last_and_differ() -> None:

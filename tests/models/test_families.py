@@ -145,6 +145,11 @@ def test_generation_with_a_static_cache_compiled_whole_gives_the_same_tokens(
             family != "mistral"
         )  # all its layers slide: their caches count in Python, anew each step
         assert torch.equal(model.generate(x, **asked), expected)
+        looked = {"output_attentions": True, "return_dict_in_generate": True, **asked}
+        plain = model.generate(x, **looked).attentions
+        static = model.generate(x, cache_implementation="static", compile_config=compiled, **looked).attentions
+        for weights, exact in zip(static[-1], plain[-1], strict=True):
+            torch.testing.assert_close(weights[..., : exact.shape[-1]], exact, **CLOSE)
         beams = model.generate(x, num_beams=2, **asked)
         assert torch.equal(beams, model.generate(x, num_beams=2, use_cache=False, **asked))
 

@@ -114,6 +114,10 @@ def test_a_config_may_ask_for_weights_states_and_tuples(family: str) -> None:
     assert (len(states), len(maps)) == (3, 2)
     assert torch.equal(named.logits, logits)
     assert named.hidden_states is None
+    later = small(family)
+    later.config.output_attentions = True  # once the attention function is known
+    with torch.no_grad():
+        assert len(later(x).attentions) == 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -127,6 +131,17 @@ def test_outputs_that_are_asked_for_do_not_change_training(family: str) -> None:
         gradients.append({key: parameter.grad for key, parameter in model.named_parameters()})
     for key, gradient in gradients[0].items():
         assert torch.equal(gradient, gradients[1][key]), key
+
+
+@pytest.mark.parametrize("family", FAMILIES[:2])
+def test_weights_of_eager_attention_are_those_that_its_output_is_made_of(family: str) -> None:
+    model, x = small(family, RECENCY, attn_implementation="eager"), tokens()
+    out = model(x, output_attentions=True)
+    torch.testing.assert_close(out.logits, model(x).logits, atol=1e-5, rtol=0.0)
+    for weights in out.attentions:
+        weights.retain_grad()
+    out.logits.sum().backward()
+    assert all(bool(weights.grad.any()) for weights in out.attentions)
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")

@@ -5,6 +5,7 @@ import torch
 from small_positions import HEAD_DIM, POSITIONS, heads, position, read
 
 from wavepos import NoPE, Rotary, attention
+from wavepos.ops.attention import attention_map
 from wavepos.positions.rotary_scaling import DynamicNTKScaling
 from wavepos.testing import Case
 
@@ -34,6 +35,18 @@ def test_a_tensor_offset_equals_the_int(name: str, queries: int, offset: int) ->
             q, k, v, query_offset=torch.tensor(offset), key_padding_mask=padding, gates=gates, **arguments
         )
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+        for window in (None, 7):
+            weights = attention_map(
+                q, k, query_offset=torch.tensor(offset), key_padding_mask=padding, gates=gates, window=window,
+                **arguments,
+            )  # fmt: skip
+            seen = attention_map(
+                q, k[:, :, :end], query_offset=offset, window=window,
+                key_padding_mask=None if padding is None else padding[:, :end],
+                gates=None if gates is None else gates[..., :end], **arguments,
+            )  # fmt: skip
+            torch.testing.assert_close(weights[..., :end], seen, atol=2e-6, rtol=1e-5)
+            assert not weights[..., end:].any()
 
 
 @pytest.mark.parametrize("offset", [0, 17])

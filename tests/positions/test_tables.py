@@ -82,6 +82,17 @@ def test_exporting_leaves_a_live_model_as_it_was(name: str, strict: bool) -> Non
     assert torch.equal(layer(*longer), Layer(position(name))(*longer))
 
 
+@pytest.mark.parametrize("name", ["rotary", "alibi", "t5", "shaw", "transformer_xl", "wavelet", "learned_relative"])
+def test_an_exported_position_is_read_at_any_length_within_its_dimension(name: str) -> None:
+    length = torch.export.Dim("length", min=30, max=1024)  # all of it beyond the end of short tables
+    given = inputs(name, 40)
+    shapes = ({2: length}, {key: None if x is None else {2: length} for key, x in given[1].items()})
+    exported = torch.export.export(Layer(position(name)), given, dynamic_shapes=shapes).module()
+    for tokens in (30, 65, 1000):
+        other = inputs(name, tokens)
+        torch.testing.assert_close(exported(*other), Layer(position(name))(*other))
+
+
 @pytest.mark.parametrize("name", POSITIONS)
 def test_a_position_compiles_whole(name: str) -> None:
     torch._dynamo.reset()

@@ -70,7 +70,7 @@ def test_weight_decay_spares_a_llamas_embeddings_norms_and_positions() -> None:
     [
         ("llama", "paper", "size must be one of tiny, small, 1b, 7b for model llama, got 'paper'"),
         ("baevski-auli", "7b", "size must be one of tiny, small, paper, probe for model baevski-auli, got '7b'"),
-        ("gpt", "tiny", "model must be one of baevski-auli, llama, got 'gpt'"),
+        ("gpt", "tiny", "model must be one of baevski-auli, llama, qwen3, got 'gpt'"),
     ],
 )
 def test_sizes_belong_to_models(model: str, size: str, message: str) -> None:
@@ -118,5 +118,7 @@ def test_sharding_without_gpus_is_refused(small: TrainConfig, tmp_path: Path) ->
 
 def test_sharding_is_for_llamas() -> None:
     config = recipe("tiny", corpus="stdlib", position="nope")
-    with pytest.raises(ValueError, match="sharding='fsdp' is served for model llama, got model='baevski-auli'"):
+    with pytest.raises(
+        ValueError, match="sharding='fsdp' is served for model llama or qwen3, got model='baevski-auli'"
+    ):
         dataclasses.replace(config, sharding="fsdp")

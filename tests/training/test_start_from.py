@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from small_families import small_model
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from small_start import VOCAB_SIZE, save_start
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
 from wavepos import cli
@@ -28,21 +27,10 @@ SCALING = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small RoPE Llama with its tokenizer, as a user has one on disk, and a text."""
-    folder = tmp_path_factory.mktemp("llama")
-    text = "\n".join(f"def f{i}(x):\n    return x * {i} + {i * i}" for i in range(600))
-    (folder / "text.txt").write_text(text)
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        [text], trainers.BpeTrainer(vocab_size=300, special_tokens=["<eos>"], initial_alphabet=alphabet)
-    )
-    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>").save_pretrained(folder)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=300, head_dim=16, rope_parameters=SCALING, **sizes))
-    model.save_pretrained(folder)
-    return folder
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB_SIZE, head_dim=16, rope_parameters=SCALING, **sizes))
+    return save_start(tmp_path_factory.mktemp("llama"), model)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

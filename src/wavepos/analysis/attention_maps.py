@@ -6,6 +6,7 @@ is an image of at most `pixels` a side, counts for each row and for each column,
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class AttentionInputs:
         position: the method.
         relative_states_BHTE: what `LearnedRelative` multiplies with its table; None elsewhere.
         gates_BHS: the log gates of `ForgetGate`, `Cable` or a `Wavelet` with a gate; None elsewhere.
+        softmax_scale: of the scores; None: 1/√D.
+        window: the layer's own, beside the position's; None: it has none.
     """
 
     q_BHTD: Tensor
@@ -36,6 +39,8 @@ class AttentionInputs:
     position: Position
     relative_states_BHTE: Tensor | None = None
     gates_BHS: Tensor | None = None
+    softmax_scale: float | None = None
+    window: int | None = None
 
     def __post_init__(self) -> None:
         if self.q_BHTD.shape[0] != 1 or self.q_BHTD.shape[2] != self.k_BGSD.shape[2]:
@@ -58,6 +63,8 @@ class AttentionInputs:
     def rows(self, first: int, last: int) -> Tensor:
         """The weights of queries first … last − 1, [H, last − first, T], float32 (float64 for float64 input)."""
         relative = self.relative_states_BHTE
+        windows = [one for one in (self.window, self.position.window) if one is not None]
+        given: dict[str, Any] = {"window": min(windows)} if windows else {}
         weights_BHTS = attention_map(
             self.q_BHTD[:, :, first:last],
             self.k_BGSD,
@@ -65,6 +72,8 @@ class AttentionInputs:
             query_offset=first,
             relative_states=None if relative is None else relative[:, :, first:last],
             gates=self.gates_BHS,
+            softmax_scale=self.softmax_scale,
+            **given,
         )
         return weights_BHTS[0]
 

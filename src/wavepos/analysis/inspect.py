@@ -94,7 +94,7 @@ def inspect_model(
     """What the heads of a model prefer and where they look.
 
     Args:
-        model: `BaevskiAuliForCausalLM` or `WaveposLlamaForCausalLM` with any position, in evaluation.
+        model: `BaevskiAuliForCausalLM` or a decoder of ours with any position, in evaluation.
         texts: int64 [T] each, all of one length of at least 4, on the model's device.
         rows: queries at the end of each text whose rows are looked at; fewer in texts shorter than twice that.
         update: told of the texts read.

@@ -1,30 +1,22 @@
 """The queries, keys and values of a layer of our models, read out while the model reads a text.
 
-The layers' normalised inputs are caught by forward hooks and projected again with the layers' own weights, so that the
-model's code stays as it is. The two families name their parts differently; `_parts` is the one place that knows.
+A decoder's are those with which its family's code asked for attention: with the family's own norms and, where it was
+kept, its rotation. A Baevski–Auli model's layer asks nobody: its normalised input is caught and projected again.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wavepos.analysis.attention_maps import AttentionInputs
-from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM
+from wavepos.models import BaevskiAuliForCausalLM
+from wavepos.models.decoder.layer import LayerCall
+from wavepos.models.decoder.model import DecoderLM, attention_of
 from wavepos.models.projections import Projected
-from wavepos.positions import Position
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """Of a layer: the norm before attention, the maps to q, k, v, and what positions it."""
-
-    norm: nn.Module
-    project: Any
-    position: Position
-    relative: nn.Module | None
-    output: nn.Module
+_OUTPUTS = ("o_proj", "dense")
+"""Names of the output map in families of decoders."""
 
 
 def num_layers(model: nn.Module) -> int:
@@ -37,12 +29,12 @@ def attention_inputs(model: nn.Module, input_ids: Tensor, layer: int) -> Attenti
     """What the attention of a layer sees when the model reads the tokens at once.
 
     Args:
-        model: `BaevskiAuliForCausalLM` or `WaveposLlamaForCausalLM`, in evaluation.
+        model: `BaevskiAuliForCausalLM` or a decoder of ours, in evaluation.
         input_ids: int64 [T] or [1, T], on the model's device.
         layer: from 0; negative numbers count from the last.
 
     Returns:
-        Queries, keys and values before their position, and the position.
+        Queries, keys and values before their position, the position, the layer's scale and window.
 
     Raises:
         TypeError: a model of another family.
@@ -57,25 +49,20 @@ def attention_inputs(model: nn.Module, input_ids: Tensor, layer: int) -> Attenti
     count = num_layers(model)
     if not -count <= layer < count:
         raise ValueError(f"layer must lie between {-count} and {count - 1}, got {layer}")
-    parts = _parts(model, layer % count)
-    caught: list[Tensor] = []
-    handle = parts.norm.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
-    try:
-        model(input_ids, use_cache=False, logits_to_keep=1)
-    finally:
-        handle.remove()
-    q, k, v = parts.project(caught[0])
-    relative, gates = Projected.of(parts.relative, parts.position, caught[0], q.shape[1])
-    return AttentionInputs(
-        q_BHTD=q, k_BGSD=k, v_BGSD=v, position=parts.position, relative_states_BHTE=relative, gates_BHS=gates
-    )
+    read = _of_baevski_auli if isinstance(model, BaevskiAuliForCausalLM) else _of_decoder
+    return read(model, input_ids, layer % count)
 
 
 @torch.no_grad()
 def attention_output(model: nn.Module, input_ids: Tensor, layer: int) -> Tensor:
     """What the layer's own attention gave, heads side by side before the output map, [T, C]: a check of the above."""
     caught: list[Tensor] = []
-    output = _parts(model, layer % num_layers(model)).output
+    block: Any = _layers(model)[layer]
+    if isinstance(model, BaevskiAuliForCausalLM):
+        output = block.out
+    else:
+        own = attention_of(block)
+        output = next(getattr(own, name) for name in _OUTPUTS if name in own._modules)
     handle = output.register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
     try:
         model(input_ids.reshape(1, -1), use_cache=False, logits_to_keep=1)
@@ -87,44 +74,52 @@ def attention_output(model: nn.Module, input_ids: Tensor, layer: int) -> Tensor:
 def _layers(model: nn.Module) -> Any:
     if isinstance(model, BaevskiAuliForCausalLM):
         return model.layers
-    if isinstance(model, WaveposLlamaForCausalLM):
-        return model.model.layers
+    if isinstance(model, DecoderLM):
+        return model.base_model.layers
     raise TypeError(
-        f"model must be BaevskiAuliForCausalLM or WaveposLlamaForCausalLM, got {type(model).__name__}; other models "
-        "give AttentionInputs of their own"
+        f"model must be BaevskiAuliForCausalLM or a decoder of ours with a language model's head, got "
+        f"{type(model).__name__}; other models give AttentionInputs of their own"
     )
 
 
-def _parts(model: nn.Module, layer: int) -> _Parts:
-    block: Any = _layers(model)[layer]
-    if isinstance(model, BaevskiAuliForCausalLM):
-        heads = model.config.num_attention_heads
+def _of_decoder(model: Any, input_ids: Tensor, layer: int) -> AttentionInputs:
+    calls: list[LayerCall] = []
+    handle = attention_of(_layers(model)[layer]).register_forward_pre_hook(
+        lambda _module, _args, kwargs: calls.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    try:
+        model(input_ids, use_cache=False, logits_to_keep=1)
+    finally:
+        handle.remove()
+    call = calls[0]
+    assert call.given is not None
+    q_BHTD, k_BGSD, v_BGSD, softmax_scale, window = call.given
+    return AttentionInputs(
+        q_BHTD=q_BHTD,
+        k_BGSD=k_BGSD,
+        v_BGSD=v_BGSD,
+        position=call.position,
+        relative_states_BHTE=call.relative_states,
+        gates_BHS=call.gates,
+        softmax_scale=softmax_scale,
+        window=window,
+    )
 
-        def project(x_BTC: Tensor) -> tuple[Tensor, ...]:
-            qkv = block.qkv(x_BTC).view(*x_BTC.shape[:2], 3, heads, -1)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-            return q, k, v
 
-        positions: Any = model.positions
-        relatives: Any = model.relative
-        return _Parts(
-            norm=block.attention_norm,
-            project=project,
-            position=positions[layer],
-            relative=relatives[str(layer)] if str(layer) in relatives else None,  # noqa: SIM401 - it has no get
-            output=block.out,
-        )
-    own = block.self_attn
-
-    def project_llama(x_BTC: Tensor) -> tuple[Tensor, ...]:
-        maps = (own.q_proj, own.k_proj, own.v_proj)
-        q, k, v = (one(x_BTC).unflatten(-1, (-1, own.config.head_dim)).transpose(1, 2) for one in maps)
-        return q, k, v
-
-    return _Parts(
-        norm=block.input_layernorm,
-        project=project_llama,
-        position=own.position,
-        relative=own.r_proj,
-        output=own.o_proj,
+def _of_baevski_auli(model: Any, input_ids: Tensor, layer: int) -> AttentionInputs:
+    block: Any = model.layers[layer]
+    caught: list[Tensor] = []
+    handle = block.attention_norm.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+    try:
+        model(input_ids, use_cache=False, logits_to_keep=1)
+    finally:
+        handle.remove()
+    x_BTC, heads, position = caught[0], model.config.num_attention_heads, model.positions[layer]
+    qkv = block.qkv(x_BTC).view(*x_BTC.shape[:2], 3, heads, -1)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    relatives: Any = model.relative
+    projection = relatives[str(layer)] if str(layer) in relatives else None  # noqa: SIM401 - it has no get
+    relative, gates = Projected.of(projection, position, x_BTC, heads)
+    return AttentionInputs(
+        q_BHTD=q, k_BGSD=k, v_BGSD=v, position=position, relative_states_BHTE=relative, gates_BHS=gates
     )

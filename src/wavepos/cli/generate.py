@@ -16,8 +16,8 @@ from wavepos.console import console
 class Generate(Command):
     """Continue a prompt with a trained model."""
 
-    run_dir: Annotated[Path, Positional]
-    """Directory of a run of `wavepos train`."""
+    path: Annotated[Path, Positional]
+    """A run of `wavepos train`, or a saved transformers model."""
     prompt: str = "def "
     """The text to continue."""
     max_new_tokens: int = 100
@@ -38,5 +38,5 @@ class Generate(Command):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie between 0 and 2**32 - 1, got {self.seed}")
         check_unicode("prompt", self.prompt)
-        text = generate_text(self.run_dir, self.prompt, self.max_new_tokens, self.temperature, self.seed)
+        text = generate_text(self.path, self.prompt, self.max_new_tokens, self.temperature, self.seed)
         console.print(text, markup=False, highlight=False)

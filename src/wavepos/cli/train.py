@@ -14,6 +14,7 @@ from wavepos.cli.command import CORPUS_HELP, JSON_HELP, METHOD_HELP, Command
 from wavepos.console import console, is_first_process, num_processes, progress
 from wavepos.names import SIZES, AnySize, ModelName
 from wavepos.training.config import Recipe, TrainConfig
+from wavepos.training.lora import read_lora
 from wavepos.training.recipes import recipe_position, size_recipe
 
 
@@ -28,14 +29,20 @@ class Train(Command):
 
     method: Annotated[str, arg(help=f"{METHOD_HELP}, {JSON_HELP}")]
     model: ModelName = "baevski-auli"
-    """The family of the model."""
+    """The family of the model; the decoders are llama and qwen3."""
     size: AnySize = "tiny"
     """tiny (minutes on a CPU), small (minutes on a GPU), baevski-auli's paper (247M parameters), llama's 1b and 7b."""
     start_from: str | None = None
-    """Directory or hub name of a trained model to go on from, with its tokenizer: of the family, or with --model llama
+    """Directory or hub name of a trained model to go on from, with its tokenizer: of the family, or with a decoder
     of any decoder that `convert` serves (Llama, Qwen3, Mistral, …), whose size then names the recipe alone."""
     freeze: bool = False
     """Train only what the position learns; the weights of --start-from, a decoder's, stay as they are."""
+    native_rotation: bool | None = None
+    """Keep the rotation of the decoder's own family beside the method (nope: it alone). By default a model of wavepos
+    keeps what it was saved with, and any other loses it; a Llama's own is the method rotary."""
+    lora: Annotated[tuple[str, ...], arg(metavar="rank=16 ...", help_behavior_hint="(optional)")] = ()
+    """Train low-rank updates of the decoder of --start-from, and what the position learns: rank=16, and if you like
+    alpha=32 (2 rank) and targets=q_proj,v_proj (all linear layers). Needs wavepos[lora]."""
     corpus: Annotated[str, arg(help=CORPUS_HELP)] = "stdlib"
     out: Path | None = None
     """Run directory; by default runs/[llama-]SIZE-POSITION-CORPUS-SEED."""
@@ -53,13 +60,21 @@ class Train(Command):
         Raises:
             ValueError: no such position, or values that do not go together.
         """
-        position = recipe_position(self.size, self.method, model=self.model, start_from=self.start_from)
+        position = recipe_position(
+            self.size,
+            self.method,
+            model=self.model,
+            start_from=self.start_from,
+            native_rotation=self.native_rotation,
+        )
         return TrainConfig(
             **dataclasses.asdict(self.recipe),
             model=self.model,
             size=self.size,
             start_from=self.start_from,
             freeze=self.freeze,
+            lora=read_lora(self.lora),
+            native_rotation=self.native_rotation,
             position=position,
             corpus=self.corpus,
         )

@@ -7,22 +7,22 @@ import torch
 from transformers import set_seed
 
 from wavepos.models.loading import load_model, load_saved_tokenizer
-from wavepos.runs import MODEL, finished_run
+from wavepos.runs import model_directory
 
 
-def generate_text(run_dir: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> str:
+def generate_text(path: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> str:
     """The prompt and its continuation.
 
     Args:
-        run_dir: directory of a finished run.
+        path: directory of a finished run, or of a saved model with its tokenizer.
         prompt: the text to continue; empty: the model begins a document.
         max_new_tokens: tokens to add, at most; an end of document ends it.
         temperature: 0 takes the likeliest token each time.
         seed: of the sampling.
     """
-    finished_run(run_dir)
-    tokenizer: Any = load_saved_tokenizer(run_dir / MODEL)
-    model: Any = load_model(run_dir / MODEL)
+    directory = model_directory(path)
+    tokenizer: Any = load_saved_tokenizer(directory)
+    model: Any = load_model(directory, local_files_only=True)
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids.to(torch.int64)
     ids = torch.cat([torch.full((1, 1), tokenizer.eos_token_id), ids], dim=1)
     set_seed(seed)

@@ -10,7 +10,7 @@ from wavepos.data.corpora import corpus_of_run
 from wavepos.data.preparation import valid_bound
 from wavepos.evaluate.perplexity import TextSize, evaluate_protocols, perplexity_record, table_protocols
 from wavepos.models.loading import default_device, load_model, load_saved_tokenizer
-from wavepos.runs import MODEL, environment, finished_config, slug
+from wavepos.runs import MODEL, RECORD, environment, finished_config, slug
 
 
 def evaluate_run(
@@ -31,6 +31,11 @@ def evaluate_run(
     """
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
+    if not (run_dir / RECORD).exists() and (run_dir / "config.json").exists():
+        raise ValueError(
+            f"eval reads runs of `wavepos train`, which say what was trained on and at which length, and {run_dir} is "
+            "a saved model: wavepos harness --tasks long_text_perplexity --corpus … --lengths … reads it"
+        )
     config = finished_config(run_dir)
     train_len = config["seq_len"]
     bound = valid_bound(config.get("max_tokens")) if corpus is None else None

@@ -31,6 +31,7 @@ STUDIES: Mapping[str, str] = {
     "table3": "wavepos.experiments.ablation_studies:table3",
     "table4": "wavepos.experiments.ablation_studies:table4",
     "stretch": "wavepos.experiments.stretch:stretch",
+    "convert": "wavepos.experiments.conversion:convert",
     "retrieval": "wavepos.experiments.retrieval:retrieval",
 }
 """Name of a study to "module:function"."""

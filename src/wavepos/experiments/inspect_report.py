@@ -17,7 +17,8 @@ from wavepos.data import prepare_split
 from wavepos.data.corpora import corpus_of_run
 from wavepos.experiments.exhibits import Shown
 from wavepos.experiments.inspect_figures import finite, inspection_figures
-from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaForCausalLM
+from wavepos.models import BaevskiAuliForCausalLM
+from wavepos.models.decoder.model import DecoderLM
 from wavepos.models.loading import load_model, load_saved_tokenizer
 from wavepos.positions.alibi import ALiBiConfig
 from wavepos.positions.wavelet import WaveletConfig
@@ -82,8 +83,11 @@ def opened(path: Path) -> Inspected:
     config = finished_config(path) if (path / RECORD).exists() else None
     directory = model_directory(path)
     model = load_model(directory, local_files_only=True)
-    if not isinstance(model, BaevskiAuliForCausalLM | WaveposLlamaForCausalLM):
-        raise ValueError(f"inspect looks into models of wavepos, got {type(model).__name__} in {path}")
+    if not isinstance(model, BaevskiAuliForCausalLM | DecoderLM):
+        raise ValueError(
+            f"inspect looks into models of wavepos, got {type(model).__name__} in {path}: "
+            "wavepos.models.convert(path, 'nope', native_rotation=True), saved, is the same model"
+        )
     tokenizer = load_saved_tokenizer(directory)
     return Inspected(path=path, model=model, tokenizer=tokenizer, config=config)
 

@@ -22,6 +22,7 @@ from wavepos.models.llama import (
     llama_config,
 )
 from wavepos.models.llama.model import MODELS
+from wavepos.models.memory_linear import memory_linear
 
 register(BaevskiAuliConfig, {"AutoModelForCausalLM": BaevskiAuliForCausalLM})
 register(WaveposLlamaConfig, MODELS)
@@ -42,6 +43,7 @@ __all__ = [
     "convert",
     "from_llama",
     "llama_config",
+    "memory_linear",
 ]
 
 

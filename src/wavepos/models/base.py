@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout as random_dropout
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -29,6 +30,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
 )
 
 from wavepos.models.context import padded_to_cache
@@ -108,7 +110,7 @@ class AttentionInputs:
     softmax_scale: float | None = None
 
     def attended(self, backend: Backend, dropout: float, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
-        """Attention [B,T,H·D], and its weights [B,H,T,S] where asked for."""
+        """Attention [B,T,H·D], and its weights [B,H,T,S] where asked for: with "reference" those that it is made of."""
         q_BHTD = self.q_BHTD
         given: dict[str, Any] = {
             "position": self.position,
@@ -122,6 +124,10 @@ class AttentionInputs:
         if self.window is not None:
             given["window"] = self.window
         weights = attention_map(q_BHTD, self.k_BGSD, **given) if output_attentions else None
+        if weights is not None and backend == "reference":
+            values = self.v_BGSD.repeat_interleave(q_BHTD.shape[1] // self.v_BGSD.shape[1], dim=1)
+            out_BHTD = (random_dropout(weights, dropout) @ values.to(weights.dtype)).to(self.v_BGSD.dtype)
+            return out_BHTD.transpose(1, 2).flatten(2), weights
         out_BHTD = attention(
             q_BHTD,
             self.k_BGSD,
@@ -263,8 +269,8 @@ class PositionedGenerationMixin(GenerationMixin):  # type: ignore[misc] # transf
     continuous_batching_context_manager = generate_batch
 
 
-HEADS: dict[str, tuple[Any, dict[str, str] | None]] = {
-    "AutoModel": (AutoModel, None),
+HEADS: dict[str, tuple[Any, dict[str, str]]] = {
+    "AutoModel": (AutoModel, MODEL_MAPPING_NAMES),
     "AutoModelForCausalLM": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     "AutoModelForSequenceClassification": (
         AutoModelForSequenceClassification,
@@ -290,5 +296,4 @@ def register(config: type[PreTrainedConfig], models: Mapping[str, type[PreTraine
     for name, model in models.items():
         auto, table = HEADS[name]
         auto.register(config, model, exist_ok=True)
-        if table is not None:
-            table[config.model_type] = model.__name__
+        table[config.model_type] = model.__name__

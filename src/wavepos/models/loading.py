@@ -43,6 +43,7 @@ def load_model(
     source: str | Path,
     *,
     position: LayersLike | None = None,
+    native_rotation: bool | None = None,
     dtype: torch.dtype | str = "auto",
     local_files_only: bool = False,
     trust_remote_code: bool = False,
@@ -54,6 +55,7 @@ def load_model(
     Args:
         source: directory or hub name of the model.
         position: another position, or other keys of the saved one; learned parameters that only it has start anew.
+        native_rotation: whether a decoder's own rotation stays; None: as it was saved.
         dtype: of the weights; "auto": as they are saved.
         local_files_only: take no file from the hub.
         trust_remote_code: run code that lies in the directory, where its config names some and wavepos and
@@ -65,9 +67,11 @@ def load_model(
         OSError: no model there.
     """
     files: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": trust_remote_code}
+    given = {"position": position, "native_rotation": native_rotation}
+    given = {name: value for name, value in given.items() if value is not None}
     with readable(source):
         saved = AutoConfig.from_pretrained(source, **files)
-        config = saved if position is None else AutoConfig.from_pretrained(source, position=position, **files)
+        config = AutoConfig.from_pretrained(source, **given, **files) if given else saved
         model, info = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **files
         )

@@ -63,6 +63,18 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
         super().__init__(**kwargs)
 
     @property
+    def output_attentions(self) -> bool | None:
+        """Whether weights are returned where the caller does not say, whatever the attention function."""
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool | None) -> None:
+        self._output_attentions = value
+
+    def validate_output_attentions(self) -> None:
+        """transformers' own would refuse all but its "eager"; all of our functions give weights."""
+
+    @property
     def position_configs(self) -> tuple[PositionConfig, ...]:
         """The config of each layer's position; where layers are left out, those of the first ones."""
         layers = parse_layers(self.position)
@@ -93,7 +105,7 @@ class PositionedConfig(PreTrainedConfig, ABC):  # type: ignore[misc] # transform
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """transformers' own, with the given fields in place of the saved ones before the config is made and checked."""
-        given = {name: kwargs.pop(name) for name in cls.field_names() if name in kwargs}
+        given = {name: kwargs.pop(name) for name in (*cls.field_names(), *cls.unserved) if name in kwargs}
         if given.get("position") is not None:
             given["position"] = merged(config_dict.get("position"), given["position"])
         rest_wanted = kwargs.pop("return_unused_kwargs", False)

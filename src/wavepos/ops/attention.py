@@ -137,15 +137,12 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
         [B,H,T,S], float32 (float64 for float64 input); rows of queries that see no key are zero.
 
     Raises:
-        ValueError, TypeError: as `attention`; a tensor as query_offset, for weights are not looked at in a
-            compiled step.
+        ValueError, TypeError: as `attention`.
     """
     check_position(position)
     window = position.window if window is None else window
     check_tensors(q, k, k)
-    if isinstance(query_offset, Tensor):
-        raise ValueError("attention_map takes an int as query_offset, got a tensor")
-    check_arguments(position, causal, window=window)
+    check_arguments(position, causal, query_offset=query_offset, window=window)
     placed = causal or window is not None or position.rotates or position.needs_table or bool(position.temperature)
     offset = checked_offset(q, k, query_offset, placed)
     mask = checked_mask(q, k, offset, causal, key_padding_mask, document_ids, window)
@@ -153,8 +150,10 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     q, k, _, relative_states = _autocast(q, k, k, relative_states)
     with _no_autocast(q.device.type):
         terms = checked_terms(position, q, k, offset, relative_states, gates, causal)
-        terms = terms.tempered(position.temperature, offset)
-        return run_backend("weights", Call(terms=terms, v_BGSD=k, mask=mask, softmax_scale=scale))
+        terms = terms.tempered(position.temperature, offset if query_offset is None else query_offset)
+        on_device = query_offset if isinstance(query_offset, Tensor) else None
+        call = Call(terms=terms, v_BGSD=k, mask=mask, softmax_scale=scale, device_offset=on_device)
+        return run_backend("weights" if on_device is None else "slot_weights", call)
 
 
 def _autocast(

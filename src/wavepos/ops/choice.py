@@ -17,7 +17,7 @@ from wavepos.ops.finite import compute_finite
 from wavepos.ops.fused.backend import TRITON
 from wavepos.ops.mask import Mask
 from wavepos.ops.reference import REFERENCE, WEIGHTS
-from wavepos.ops.slots import SLOTS
+from wavepos.ops.slots import SLOT_WEIGHTS, SLOTS
 from wavepos.positions.terms import ScoreTerms
 
 IMPLEMENTATIONS = {
@@ -26,8 +26,9 @@ IMPLEMENTATIONS = {
     "reference": REFERENCE,
     "weights": WEIGHTS,
     "slots": SLOTS,
+    "slot_weights": SLOT_WEIGHTS,
 }
-"""Backends that users name, the dense weights of `attention_map`, and queries whose position the device knows."""
+"""Backends that users name, the dense weights of `attention_map`, and both for queries whose place the device knows."""
 
 PROOF_LENGTH, PROOF_TABLE = 600, 250
 """Long enough for tiles on the diagonal, in the band and beyond it."""
@@ -47,7 +48,7 @@ def run_backend(name: str, call: Call) -> Tensor:
         call: the call; the terms are the position's.
 
     Returns:
-        [B,H,T,D] in q's dtype; for "weights" [B,H,T,S], float32 or better.
+        [B,H,T,D] in q's dtype; for "weights" and "slot_weights" [B,H,T,S], float32 or better.
 
     Raises:
         ValueError: the named backend does not serve the call or one of its terms, or "auto" finds none that does within

@@ -4,6 +4,7 @@ Keys stand in S slots, of which those beyond the last query are empty. The bias 
 displacement, so memory is T·S: right for the one query of a decoding step or the few of a speculative one.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,29 @@ from wavepos.positions.terms import at_least_float32
 
 
 def _attention(call: Call) -> Tensor:
-    """Causal attention of T queries at device_offset … device_offset + T − 1, [B,H,T,D] in q's dtype.
+    """Causal attention of T queries at device_offset … device_offset + T − 1, [B,H,T,D] in q's dtype."""
+    keys, bias, seen = _biased(call)
+    q, num_keys = call.terms.q_BHTD, keys.slots.shape[0]
+    bias = bias.to(call.mask_dtype).expand(*q.shape[:3], num_keys)
+    grouped: dict[str, Any] = {}
+    if keys.k_BGSD.shape[1] != q.shape[1]:
+        grouped["enable_gqa"] = True
+    out = scaled_dot_product_attention(q, keys.k_BGSD, keys.v_BGSD, attn_mask=bias, scale=call.softmax_scale, **grouped)
+    return torch.where(seen, out, 0.0)
+
+
+def _weights(call: Call) -> Tensor:
+    """The weights of the same, [B,H,T,S]; slots that no query sees have none."""
+    keys, bias, seen = _biased(call)
+    dtype, q = call.wide_dtype, call.terms.q_BHTD
+    k_BHSD = keys.k_BGSD.repeat_interleave(q.shape[1] // keys.k_BGSD.shape[1], dim=1)
+    scores = call.softmax_scale * torch.matmul(q.to(dtype), k_BHSD.to(dtype).mT) + bias
+    near = torch.where(seen, scores.softmax(-1), 0.0)
+    return near.new_zeros(*near.shape[:3], call.mask.num_keys).index_copy(-1, keys.slots, near)
+
+
+def _biased(call: Call) -> tuple["_Keys", Tensor, Tensor]:
+    """The keys, what is added to their scores, −∞ where they are not seen, and whether a query sees any.
 
     The tables of the terms cover every displacement of the S slots.
     """
@@ -42,12 +65,7 @@ def _attention(call: Call) -> Tensor:
     if keys.gates_BHS is not None and num_keys > 0:
         bias = bias + gate_differences(keys.gates_BHS, num_keys, query - keys.slots[0]).to(bias.dtype)
     seen = allowed.any(-1, keepdim=True)
-    bias = hide(bias, allowed, seen).to(call.mask_dtype).expand(*q.shape[:3], num_keys)
-    grouped: dict[str, Any] = {}
-    if keys.k_BGSD.shape[1] != q.shape[1]:
-        grouped["enable_gqa"] = True
-    out = scaled_dot_product_attention(q, keys.k_BGSD, keys.v_BGSD, attn_mask=bias, scale=call.softmax_scale, **grouped)
-    return torch.where(seen, out, 0.0)
+    return keys, hide(bias, allowed, seen), seen
 
 
 class _Keys(NamedTuple):
@@ -96,3 +114,4 @@ SLOTS = Implementation(
     compute=_attention,
     takes_device_offset=True,
 )
+SLOT_WEIGHTS = dataclasses.replace(SLOTS, compute=_weights)

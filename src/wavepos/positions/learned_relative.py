@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wavepos.positions.config import PositionConfig
+from wavepos.positions.tables import clipped
 from wavepos.positions.terms import ReadsRelativeStates, ScoreTerms, at_least_float32, require_fit
 from wavepos.positions.typed import MOST_ENTRIES, WIDEST, require_between
 
@@ -69,7 +70,7 @@ class LearnedRelative(ReadsRelativeStates):
                 f"LearnedRelative needs relative_states of shape [batch, heads, queries, relative_dim] = {expected}, "
                 f"got {got}"
             )
-        length = min(q_offset + q_BHTD.shape[2], self.config.extent)
+        length = clipped(q_offset + q_BHTD.shape[2], self.config.extent)
         return ScoreTerms(
             q_BHTD=q_BHTD,
             k_BGSD=k_BGSD,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wavepos.positions.config import PositionConfig
+from wavepos.positions.tables import clipped
 from wavepos.positions.terms import (
     Position,
     ScoreTerms,
@@ -70,8 +71,8 @@ class ShawRelative(Position):
 
     def _terms(self, q_BHTD: Tensor, k_BGSD: Tensor, ahead: int, behind: int) -> ScoreTerms:
         require_fit(self, q_BHTD, head_dim=self.weight.shape[1])
-        first = -min(ahead, self._rows_ahead)
-        table = at_least_float32(self.weight[self._rows_ahead + first : self._rows_ahead + behind + 1])
+        first, past = -clipped(ahead, self._rows_ahead), clipped(behind, self.config.max_distance)
+        table = at_least_float32(self.weight[self._rows_ahead + first : self._rows_ahead + past + 1])
         return ScoreTerms(
             q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=q_BHTD, table=table, tail="clamp", first_displacement=first
         )

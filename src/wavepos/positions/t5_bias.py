@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wavepos.positions.config import PositionConfig
+from wavepos.positions.tables import clipped
 from wavepos.positions.terms import (
     Position,
     ScoreTerms,
@@ -104,7 +105,7 @@ class T5Bias(Position):
     def _terms(self, q_BHTD: Tensor, k_BGSD: Tensor, ahead: int, behind: int) -> ScoreTerms:
         require_fit(self, q_BHTD, num_heads=self.weight.shape[0])
         config = self.config
-        ahead, behind = min(ahead, config.max_distance), min(behind, config.max_distance)
+        ahead, behind = clipped(ahead, config.max_distance), clipped(behind, config.max_distance)
         num_buckets = config.num_buckets // 2 if config.bidirectional else config.num_buckets
         buckets = t5_buckets(behind + 1, num_buckets, config.max_distance)
         if ahead:

@@ -106,10 +106,12 @@ class TableCache:
             factors = self._factors(self._grown(length), device, dtype)
         return None if factors is None else LowRank(coefficients_RK=factors[0][:length], basis_KE=factors[1])
 
-    def _grown(self, length: int) -> int:
+    def _grown(self, length: Any) -> int:
         """The length to compute: of a few values only, so that torch.compile meets few."""
-        grown = 64
-        while grown < length:
+        grown, needed = 64, length
+        if isinstance(length, torch.SymInt):  # a graph's table that is taken whole would be a case of its own
+            needed = _bounds(length)[1] + 1
+        while grown < needed:
             grown *= 2
         return grown if self._limit is None else min(grown, self._limit)
 
@@ -148,6 +150,22 @@ class TableCache:
 
     def __getstate__(self) -> dict[str, object]:
         return {"_compute": self._compute, "_limit": self._limit, "_tables": {}, "_low_rank": {}}
+
+
+def clipped(length: int, limit: int) -> int:
+    """min(length, limit), without a look at a length of torch.export's that lies on one side of the limit for sure."""
+    least, most = _bounds(length)
+    if most <= limit:
+        return length
+    return limit if least >= limit else min(length, limit)
+
+
+def _bounds(length: Any) -> tuple[Any, Any]:
+    """The least and the most that a length can be: of torch.export's dimension, where that has a maximum."""
+    if not isinstance(length, torch.SymInt):
+        return length, length
+    bounds = length.node.shape_env.bound_sympy(length.node.expr)
+    return (int(bounds.lower), int(bounds.upper)) if bounds.upper.is_finite else (length, length)
 
 
 def no_mode_is_active() -> bool:

@@ -14,7 +14,7 @@ from wavepos.positions.cable import Cable
 from wavepos.positions.config import PositionConfig
 from wavepos.positions.forget_gate import ForgetGate
 from wavepos.positions.learned_grid import Learned, LearnedGrid
-from wavepos.positions.tables import LowRank, TableCache
+from wavepos.positions.tables import LowRank, TableCache, clipped
 from wavepos.positions.terms import (
     ReadsGates,
     ScoreTerms,
@@ -252,7 +252,7 @@ class Wavelet(ReadsGates):
     ) -> ScoreTerms:
         bias = self.query_bias_HD
         require_fit(self, q_BHTD, head_dim=self.head_dim, num_heads=self._num_heads)
-        length = min(self._limit, q_offset + q_BHTD.shape[2])
+        length = clipped(q_offset + q_BHTD.shape[2], self._limit)
         if self.grid is None:
             table = self._cache.get(length, q_BHTD.device)
         else:

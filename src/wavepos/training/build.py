@@ -9,18 +9,28 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from wavepos.models import (
     BaevskiAuliConfig,
     BaevskiAuliForCausalLM,
-    WaveposLlamaForCausalLM,
     baevski_auli_config,
     convert,
     llama_config,
 )
 from wavepos.models.decoder.convert import converted_config
+from wavepos.models.decoder.families import family_config
 from wavepos.models.loading import load_model, saved_config
 from wavepos.names import BaevskiAuliSize, LlamaSize
 from wavepos.training.config import RUN, TrainConfig
+from wavepos.training.lora import OF_POSITIONS, with_adapters
 
-OF_POSITIONS = (".position.", ".r_proj.")
-"""Parts of the names of what positions learn and read by, in decoders of transformers."""
+_SIZES = (
+    "vocab_size",
+    "head_dim",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+)
+"""Fields of a Llama's config whose values other decoders of the same named size take."""
 
 
 def build_model(
@@ -41,22 +51,33 @@ def build_model(
         ValueError: start_from has fewer words than the tokenizer, or holds no model that fits.
     """
     set_seed(config.seed)
-    if config.model == "baevski-auli":
-        ours = baevski_auli_config(cast(BaevskiAuliSize, config.size), vocab_size, config.position)
-        start = weights or config.start_from
-        if start is None or str(start).startswith(RUN) or torch.empty(0).is_meta:  # plans have no weights
-            return BaevskiAuliForCausalLM(ours)
-        return _continued(start, ours)
-    if config.start_from is not None:
-        started = _started(config.start_from, config, vocab_size)
-        return _frozen(started) if config.freeze else started
-    model_config = llama_config(cast(LlamaSize, config.size), vocab_size, config.position)
-    model_config.max_position_embeddings = config.seq_len
+    start = weights or config.start_from
+    if start is not None and str(start).startswith(RUN):  # plans of studies have no weights
+        start = None
+    if config.is_decoder:
+        model = _decoder(config, vocab_size, tokenizer) if start is None else _started(str(start), config, vocab_size)
+        if config.lora is not None:
+            return with_adapters(model, config.lora)
+        return _frozen(model) if config.freeze else model
+    ours = baevski_auli_config(cast(BaevskiAuliSize, config.size), vocab_size, config.position)
+    if start is None or torch.empty(0).is_meta:  # and so have those of runs
+        return BaevskiAuliForCausalLM(ours)
+    return _continued(start, ours)
+
+
+def _decoder(config: TrainConfig, vocab_size: int, tokenizer: PreTrainedTokenizerFast | None) -> PreTrainedModel:
+    """A decoder of a named size with random weights."""
+    ours: Any = llama_config(cast(LlamaSize, config.size), vocab_size, config.position)
+    sizes = {name: getattr(ours, name) for name in _SIZES}
+    native = bool(config.native_rotation)
+    ours = family_config(config.model)(**sizes, position=config.position, native_rotation=native)
+    ours.max_position_embeddings = config.seq_len
     if tokenizer is not None:
-        model_config.bos_token_id = tokenizer.bos_token_id
-        model_config.eos_token_id = tokenizer.eos_token_id
-        model_config.pad_token_id = tokenizer.pad_token_id
-    return WaveposLlamaForCausalLM(model_config)
+        ours.bos_token_id = tokenizer.bos_token_id
+        ours.eos_token_id = tokenizer.eos_token_id
+        ours.pad_token_id = tokenizer.pad_token_id
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(ours)
+    return model
 
 
 def _continued(start: str | Path, ours: BaevskiAuliConfig) -> PreTrainedModel:
@@ -82,15 +103,16 @@ def _started(start_from: str, config: TrainConfig, vocab_size: int) -> PreTraine
             f"start_from must have a vocabulary of at least the tokenizer's {vocab_size:,} words, "
             f"got {theirs.vocab_size:,}"
         )
+    kept = {} if config.native_rotation is None else {"native_rotation": config.native_rotation}
     if torch.empty(0).is_meta:  # the dry run's
         if ours:
-            theirs = saved_config(start_from, position=config.position)
+            theirs = saved_config(start_from, position=config.position, **kept)
         else:
-            theirs = converted_config(theirs, config.position)
+            theirs = converted_config(theirs, config.position, **kept)
         return AutoModelForCausalLM.from_config(theirs)
     if ours:
-        return load_model(start_from, position=config.position, dtype=torch.float32)
-    return convert(start_from, config.position, dtype=torch.float32)
+        return load_model(start_from, position=config.position, dtype=torch.float32, **kept)
+    return convert(start_from, config.position, dtype=torch.float32, **kept)
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:

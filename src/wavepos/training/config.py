@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from wavepos.names import ModelName, check_size
+from wavepos.training.lora import parse_lora
 
 OptimizerName = Literal["adamw", "nag"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -102,14 +103,20 @@ class TrainConfig(Recipe):
     model: ModelName = "baevski-auli"
     """The family of the model."""
     size: str
-    """A named size of the model; of a Llama with start_from it names the recipe alone."""
+    """A named size of the model; of a decoder with start_from it names the recipe alone."""
     start_from: str | None = None
-    """Directory or hub name of a saved model of the family, or with model llama of any decoder that is served, that the
+    """Directory or hub name of a saved model of the family, or with a decoder of any that is served, that the
     run begins with (a decoder's sizes are taken too); in a study "run:…" stands for the model of another of its runs;
     None: random weights."""
     freeze: bool = False
     """Train only what the position learns and what it reads of the hidden state (gates, relative states): the weights
     of the decoder that the run begins with stay as they are."""
+    lora: Any = None
+    """JSON object, "rank" and maybe "alpha" and "targets" (`parse_lora`): of the decoder that the run begins with only
+    low-rank updates of linear layers are trained, and what the position learns; the run's model has them merged."""
+    native_rotation: bool | None = None
+    """Whether a decoder's own rotation stays beside the position ("nope": it alone); None: as a model of ours was
+    saved, and not otherwise. A Llama's is position "rotary"."""
     position: Any
     """JSON of the positional method: an object, a list of one per layer, or a pattern of local and global layers."""
     corpus: str
@@ -121,15 +128,42 @@ class TrainConfig(Recipe):
 
         check_size(self.model, self.size)
         position = layers_json(parse_layers(self.position))
-        if self.model == "llama":  # the family has scales of its own for wavelets that come without
+        if self.is_decoder:  # their configs have scales of its own for wavelets that come without
             position = with_family_scales(position)
         object.__setattr__(self, "position", position)
-        for name, asked in (("sharding='fsdp'", self.sharding == "fsdp"), ("freeze=True", self.freeze)):
-            if asked and self.model != "llama":
-                raise ValueError(f"{name} is served for model llama, got model={self.model!r}")
+        asked_for = {
+            "sharding='fsdp'": self.sharding == "fsdp",
+            "freeze=True": self.freeze,
+            "lora": self.lora is not None,
+            f"native_rotation={self.native_rotation}": self.native_rotation is not None,
+        }
+        for name, asked in asked_for.items():
+            if asked and not self.is_decoder:
+                raise ValueError(f"{name} is served for model llama or qwen3, got model={self.model!r}")
         if self.freeze and self.start_from is None:
             raise ValueError("freeze=True needs start_from: random weights that stay as they are predict nothing")
+        if self.lora is not None:
+            object.__setattr__(self, "lora", parse_lora(self.lora))
+            self._check_lora()
         Recipe.__post_init__(self)  # super() does not know the class that slots=True makes anew
+
+    def _check_lora(self) -> None:
+        if self.start_from is None:
+            raise ValueError("lora needs start_from: it updates the weights of a trained decoder")
+        if self.freeze:
+            raise ValueError(
+                "lora and freeze=True exclude each other: lora freezes all but its updates and the position"
+            )
+        if self.sharding == "fsdp":
+            raise ValueError(
+                "sharding='fsdp' is not served with lora, whose gradients and optimizer states are small: leave it "
+                "out, and each device holds the whole model (DDP)"
+            )
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether the model is a decoder of transformers."""
+        return self.model != "baevski-auli"
 
     def micro_batch(self, num_devices: int) -> tuple[int, int]:
         """Blocks of one forward pass, and forward passes per update, on each of that many devices."""

@@ -29,7 +29,7 @@ GATHERED_LAYERS = 2
 
 
 def memory_plan(config: TrainConfig, vocab_size: int, num_devices: int = 1) -> dict[str, float]:
-    """What one device holds while it trains, in GiB, and the number of parameters.
+    """What one device holds while it trains, in GiB, and the numbers of parameters and of those that learn.
 
     Weights, gradients and optimizer states are float32 and exact: all of them on each device with DDP, which keeps the
     gradients a second time in the buckets it sends, and an N-th with FSDP, which gathers what is at work: two layers,
@@ -48,11 +48,12 @@ def memory_plan(config: TrainConfig, vocab_size: int, num_devices: int = 1) -> d
     blocks, _ = config.micro_batch(num_devices)
     dtype = torch.bfloat16 if uses_bf16(config.precision) else torch.float32
     parameters = _count(model)
+    learning = sum(x.numel() for x in model.parameters() if x.requires_grad)
     layers = model.base_model.layers
     shares = num_devices if config.sharding == "fsdp" else 1
     held = 4 * parameters / shares
-    trained = 4 * sum(x.numel() for x in model.parameters() if x.requires_grad) / shares
-    first_band = vocab_size if config.model == "llama" or not model.config.cutoffs else model.config.cutoffs[0]
+    trained = 4 * learning / shares
+    first_band = vocab_size if config.is_decoder or not model.config.cutoffs else model.config.cutoffs[0]
     plan = {"weights": held, "gradients": trained, "optimizer": STATES[config.optimizer] * trained}
     if config.sharding == "fsdp":
         outside = parameters - sum(_count(layer) for layer in layers)
@@ -65,7 +66,8 @@ def memory_plan(config: TrainConfig, vocab_size: int, num_devices: int = 1) -> d
     plan["activations"] = _activations(model.to(dtype).train(), hidden.requires_grad_(), config.gradient_checkpointing)
     plan["logits"] = 2 * 4 * blocks * config.seq_len * first_band
     in_gib = {name: size / GIB for name, size in plan.items()}
-    return {"parameters": float(parameters), **in_gib, "total": sum(in_gib.values())}
+    counts = {"parameters": float(parameters), "learning": float(learning)}
+    return {**counts, **in_gib, "total": sum(in_gib.values())}
 
 
 def planned_vocabulary(spec: str) -> tuple[int, str | None]:
@@ -91,7 +93,10 @@ def print_plan(config: TrainConfig, devices: int) -> None:
     if whose is not None:
         console.print(f"Vocabulary: taken as {whose} {vocab_size:,}; without data it cannot be counted.")
     blocks, accumulation = config.micro_batch(devices)
-    console.print(f"Parameters: {int(plan.pop('parameters')):,}")
+    parameters, learning = int(plan.pop("parameters")), int(plan.pop("learning"))
+    console.print(
+        f"Parameters: {parameters:,}{'' if learning == parameters else f', of which {learning:,} are trained'}"
+    )
     console.print(
         f"An update: {devices} device(s) × {accumulation} pass(es) × {blocks} blocks × {config.seq_len} tokens"
     )

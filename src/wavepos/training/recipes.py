@@ -26,7 +26,7 @@ def recipe(
     """The config of a named size as it is meant to be trained.
 
     Args:
-        size: tiny, small, paper or probe of "baevski-auli"; tiny, small, 1b or 7b of "llama".
+        size: tiny, small, paper or probe of "baevski-auli"; tiny, small, 1b or 7b of "llama"; tiny or small of "qwen3".
         corpus: as `wavepos.data.prepare` takes it.
         position: a method's name or its JSON object, or a list or pattern of layers.
         model: the family.
@@ -57,12 +57,17 @@ def size_recipe(size: str, *, model: ModelName = "baevski-auli", start_from: str
         ValueError: no such model or size.
     """
     check_size(model, size)
-    found = _llama_recipe(size) if model == "llama" else _baevski_auli_recipe(size)
+    found = _baevski_auli_recipe(size) if model == "baevski-auli" else _llama_recipe(size)
     return found if start_from is None else replace(found, tokenizer=f"file:{start_from}")
 
 
 def recipe_position(
-    size: str, position: "LayersLike", *, model: ModelName = "baevski-auli", start_from: str | None = None
+    size: str,
+    position: "LayersLike",
+    *,
+    model: ModelName = "baevski-auli",
+    start_from: str | None = None,
+    native_rotation: bool | None = None,
 ) -> Any:
     """The position of a run as JSON, completed by what the size or the model to begin with says of the same method.
 
@@ -73,7 +78,7 @@ def recipe_position(
     from wavepos.positions.layers import with_each_field
 
     if start_from is not None:
-        position = _position_from(start_from, position, model)
+        position = _position_from(start_from, position, model, native_rotation)
 
     def completed(given: dict[str, Any]) -> dict[str, Any]:
         of_the_7b = model == "llama" and size == "7b" and given["method"] == RotaryConfig.method
@@ -82,11 +87,12 @@ def recipe_position(
     return with_each_field(layers_fields(position), completed)
 
 
-def _position_from(start_from: str, position: "LayersLike", model: ModelName) -> Any:
+def _position_from(start_from: str, position: "LayersLike", model: ModelName, native_rotation: bool | None) -> Any:
     from wavepos.models import BaevskiAuliConfig
     from wavepos.models.decoder.convert import converted_config
     from wavepos.models.loading import saved_config
 
+    kept = {} if native_rotation is None else {"native_rotation": native_rotation}
     try:
         theirs = saved_config(start_from)
     except OSError as error:
@@ -95,14 +101,14 @@ def _position_from(start_from: str, position: "LayersLike", model: ModelName) ->
         ) from error
     own = BaevskiAuliConfig.model_type
     if (theirs.model_type == own) != (model == "baevski-auli"):
-        wanted = "decoder of transformers" if model == "llama" else f"model of type {own!r}"
+        wanted = f"model of type {own!r}" if model == "baevski-auli" else "decoder of transformers"
         raise ValueError(
             f"start_from must be a {wanted} for model {model}, got one of type {theirs.model_type!r} in {start_from!r}"
         )
     if theirs.model_type.startswith("wavepos_"):
-        theirs = saved_config(start_from, position=position)
+        theirs = saved_config(start_from, position=position, **kept)
     else:
-        theirs = converted_config(theirs, position)
+        theirs = converted_config(theirs, position, **kept)
     return theirs.position
 
 

@@ -5,6 +5,7 @@ A run directory holds `model/` (safetensors, config and tokenizer), `checkpoints
 finished run. Under `torchrun` all processes make the same call; the directory must lie where all of them see it.
 """
 
+import dataclasses
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,7 @@ from wavepos.training.checkpoints import checkpoint_step, whole_checkpoint
 from wavepos.training.config import RUN, VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
 from wavepos.training.divergence import INDEX, Divergence, Numbered, diverged
 from wavepos.training.failures import explained
+from wavepos.training.lora import check_peft, load_learned, merged, save_learned
 from wavepos.training.processes import in_first
 
 LOCK = ".training.lock"
@@ -94,6 +96,8 @@ def train(
     """
     if weights is None and (config.start_from or "").startswith(RUN):
         raise ValueError(f"start_from={config.start_from!r} names a run of a study: only a study can train it")
+    if config.lora is not None:
+        check_peft()
     trackers = trackers_named(report_to)
     arguments = training_arguments(config, out)  # joins the processes
     record = in_first(lambda: opened_record(config, out, data, imports))
@@ -111,7 +115,7 @@ def train(
                 callbacks = [*trackers, TellProgress(update)]
                 checkpoint = _trained(config, arguments, data, checkpoint, begin, callbacks, weights)
             last = checkpoint
-            return in_first(lambda: _finished(config, record, data, last, arguments.world_size))
+            return in_first(lambda: _finished(config, record, data, last, arguments.world_size, weights))
 
 
 @contextmanager
@@ -171,13 +175,19 @@ def _trained(
 
 
 def _finished(
-    config: TrainConfig, record: dict[str, Any], data: TrainingData, checkpoint: Path, processes: int
+    config: TrainConfig,
+    record: dict[str, Any],
+    data: TrainingData,
+    checkpoint: Path,
+    processes: int,
+    weights: Path | None,
 ) -> dict[str, Any]:
     """Make the last checkpoint the run's model and record; called anew where that was cut off."""
     out, facts = checkpoint.parent.parent, marked_facts(checkpoint)
     history = _history(checkpoint, config)
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in build_model(config, len(data.tokenizer)).parameters())
+        whole = build_model(dataclasses.replace(config, lora=None), len(data.tokenizer), weights=weights)
+        parameters = sum(parameter.numel() for parameter in whole.parameters())
     finished = record | {
         "status": "finished",
         "environment": environment(),
@@ -191,7 +201,7 @@ def _finished(
     }
     if "last_loss" in facts:
         finished["last_loss"] = facts["last_loss"]
-    _save_model(checkpoint, data, out / MODEL)
+    _save_model(config, checkpoint, data, out / MODEL, weights)
     write_record(out / RECORD, finished)
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return finished
@@ -240,6 +250,8 @@ class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is unt
     losses: RunningLoss
     speed: Speed
     divergence: Divergence
+    learned_only: bool = False
+    """Whether checkpoints hold only what has gradients."""
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -265,6 +277,18 @@ class LanguageModelTrainer(Trainer):  # type: ignore[misc] # transformers is unt
     ) -> Any:
         outputs = model(**inputs)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if self.learned_only:
+            save_learned(self.model, Path(str(output_dir)))
+        else:
+            super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.learned_only:
+            load_learned(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """What fills no whole update at an epoch's end is left out, so that any number of devices sees the same."""
@@ -302,6 +326,7 @@ def _trainer(
     )
     trainer.divergence = divergence
     trainer.optimizer, trainer.lr_scheduler = optimizer_and_schedule(config, model)  # not as an argument, for FSDP
+    trainer.learned_only = config.lora is not None
     trainer.model_accepts_loss_kwargs = False  # the mean of a micro-batch is the loss, and they are all of one size
     trainer.remove_callback(PrinterCallback)
     if config.validate_every is not None:
@@ -312,14 +337,20 @@ def _trainer(
     return trainer
 
 
-def _save_model(checkpoint: Path, data: TrainingData, directory: Path) -> None:
+def _save_model(
+    config: TrainConfig, checkpoint: Path, data: TrainingData, directory: Path, weights: Path | None
+) -> None:
     """The model's own files of a checkpoint and the tokenizer, as one folder that is whole or absent."""
     temporary = directory.with_name(f".{directory.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        for pattern in MODEL_FILES:
-            for path in checkpoint.glob(pattern):
+        if config.lora is not None:
+            model = build_model(config, len(data.tokenizer), data.tokenizer, weights)
+            load_learned(model, checkpoint)
+            merged(model).save_pretrained(temporary)
+        else:
+            for path in (path for pattern in MODEL_FILES for path in checkpoint.glob(pattern)):
                 shutil.copyfile(path, temporary / path.name)
         data.tokenizer.save_pretrained(temporary)
         mark_complete(temporary, {})

@@ -9,7 +9,6 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
-from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from wavepos.models.base import HEADS, register
@@ -59,10 +58,7 @@ _PROVEN = (
 FAMILIES = tuple(family for family in _PROVEN if family in CONFIG_MAPPING)
 """Those that the installed transformers has."""
 
-_TABLES = {
-    "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
-    **{auto: table for auto, (_, table) in HEADS.items() if table is not None},
-}
+_TABLES = {auto: table for auto, (_, table) in HEADS.items()}
 
 
 @cache

@@ -52,6 +52,8 @@ class LayerCall:
         self.context = context
         self.relative_states, self.gates = projected
         self.cache = cache
+        self.given: tuple[Tensor, Tensor, Tensor, float | None, int | None] | None = None
+        """What the family's code asked attention for, once it has: `inputs`' arguments, for who looks into a model."""
         self.layer_idx = -1
         self.sliding = False
 
@@ -69,6 +71,7 @@ class LayerCall:
         self, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, softmax_scale: float | None, window: int | None
     ) -> AttentionInputs:
         """What attention is computed from; k and v are those that `update` gave, or without a cache this call's own."""
+        self.given = (q_BHTD, k_BGSD, v_BGSD, softmax_scale, window)
         offset, mask, gates, length = (
             self.context.query_offset,
             self.context.key_padding_mask,

@@ -12,6 +12,7 @@ from wavepos.positions.rotary import RotaryConfig
 _OF_WINDOWS = ("layer_types", "sliding_window")
 _OF_A_LLAMA = "; wavepos.models.from_llama takes over a Llama's config and weights"
 _UNSERVED = {
+    "native_rotation": "position='rotary' is a Llama's own rotation",
     "rope_parameters": "theta and scaling stand in position={'method': 'rotary', …}" + _OF_A_LLAMA,
     "rope_theta": "it stands in position={'method': 'rotary', 'theta': …}" + _OF_A_LLAMA,
     "rope_scaling": "it stands in position={'method': 'rotary', 'scaling': {…}}" + _OF_A_LLAMA,
@@ -111,12 +112,8 @@ class WaveposLlamaConfig(PositionedConfig):
     @classmethod
     def of(cls, theirs: Any, position: LayersLike, native_rotation: bool) -> "WaveposLlamaConfig":
         """The config of our family with a Llama's sizes."""
-        if native_rotation:
-            raise ValueError(
-                "native_rotation has no effect in WaveposLlamaConfig: position='rotary' is a Llama's own rotation"
-            )
         sizes = {name: getattr(theirs, name) for name in cls.field_names() if name not in ("position", "use_cache")}
-        return cls(**sizes, position=position)
+        return cls(**sizes, position=position, native_rotation=native_rotation)
 
     @property
     def relative_bias(self) -> bool:
