@@ -22,7 +22,12 @@ from sphinx.util.docutils import SphinxDirective
 
 from wavepos.experiments.style import BLACK, RC
 
-INKS = {BLACK: "currentColor", "#000000": "currentColor", "#e5e5e5": "var(--drawn-grid)", "#ffffff": "var(--drawn-page)"}
+INKS = {
+    BLACK: "currentColor",
+    "#000000": "currentColor",
+    "#e5e5e5": "var(--drawn-grid)",
+    "#ffffff": "var(--drawn-page)",
+}
 """Colours of figures that follow the theme."""
 
 

@@ -10,14 +10,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import wavepos  # noqa: E402
 from docs.assets import write_assets  # noqa: E402 - found by the line above
 from docs.computed import Computed, Drawn  # noqa: E402
 
-import wavepos  # noqa: E402
-
 project = "wavepos"
 version = release = wavepos.__version__
-copyright = "the wavepos authors"
+project_copyright = "the wavepos authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 html_theme = "furo"

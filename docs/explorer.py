@@ -16,7 +16,9 @@ from wavepos.experiments.tables import BLOCKS, Panel, columns, kinds_of, panels,
 
 MOST_SEEDS = 12
 DASHES = {"solid": [1, 0], "dashed": [6, 3], "dashdot": [6, 2, 1, 2], "dotted": [2, 2]}
-WIDTH, HEIGHT = 620, 300
+HEIGHT = 300
+GHOST = "#8a8a8a"
+COLOUR = alt.Color("colour:N", scale=None)
 
 
 def page() -> str:
@@ -92,26 +94,50 @@ def ghosts(result: dict[str, Any], panel: Panel, kind: str, text: str) -> Iterat
 
 def specs() -> dict[str, Any]:
     """The Vega-Lite charts, which read the data sets that explorer.js puts into them."""
-    length = alt.X("length:Q", scale=alt.Scale(type="log", base=2, nice=False), title="tokens read at once", axis=alt.Axis(format="d"))
-    colour = alt.Color("colour:N", scale=None)
-    dash = alt.StrokeDash("dash:N", scale=alt.Scale(domain=list(DASHES), range=list(DASHES.values())), legend=None)
-    perplexity = alt.Y("value:Q", scale=alt.Scale(type="log", zero=False, nice=False), title="perplexity")
-    means, points, paper = (alt.Chart(alt.NamedData(name)) for name in ("means", "points", "paper"))
-    charts = {
-        "perplexity": alt.layer(
-            means.mark_area(opacity=0.15).encode(length, alt.Y("low:Q", scale=alt.Scale(type="log", zero=False)), alt.Y2("high:Q"), colour),
-            paper.mark_line(strokeDash=[2, 3], color="#8a8a8a").encode(length, perplexity, alt.Detail("method:N"), tooltip=["method:N", "length:Q", "printed:Q"]),
-            means.mark_line(strokeWidth=2).encode(length, perplexity, colour, dash, alt.Detail("method:N")),
-            points.mark_point(filled=True, size=45, opacity=0.8).encode(length, perplexity, colour, tooltip=["method:N", "seed:N", "length:Q", alt.Tooltip("value:Q", format=".4g"), "commit:N", "command:N"]),
-        ),
-        "differences": alt.layer(
-            alt.Chart(alt.NamedData("zero")).mark_rule(color="#8a8a8a").encode(y="value:Q"),
-            alt.Chart(alt.NamedData("differences")).mark_line(strokeWidth=1.5).encode(length, alt.Y("mean:Q", title="nats per token, less the baseline"), colour, dash, alt.Detail("method:N")),
-            alt.Chart(alt.NamedData("differences")).mark_rule(strokeWidth=2).encode(length, alt.Y("low:Q"), alt.Y2("high:Q"), colour),
-            alt.Chart(alt.NamedData("differences")).mark_point(filled=True, size=45).encode(length, alt.Y("mean:Q"), colour, tooltip=["method:N", "length:Q", alt.Tooltip("mean:Q", format="+.4f"), alt.Tooltip("half:Q", format=".4f", title="± 95%"), "seeds:Q", "said:N"]),
-        ),
-    }  # fmt: skip
+    charts = {"perplexity": _perplexity(), "differences": _differences()}
     return {name: _themed(chart.properties(width="container", height=HEIGHT)) for name, chart in charts.items()}
+
+
+def _perplexity() -> alt.LayerChart:
+    """Means as lines with a band over the seeds, seeds as dots, the paper's numbers as ghosts."""
+    scale = alt.Scale(type="log", zero=False, nice=False)
+    value = alt.Y("value:Q", scale=scale, title="perplexity")
+    by_method = alt.Detail("method:N")
+    means, points, paper = (alt.Chart(alt.NamedData(name)) for name in ("means", "points", "paper"))
+    told = ["method:N", "seed:N", "length:Q", alt.Tooltip("value:Q", format=".4g"), "commit:N", "command:N"]
+    return alt.layer(
+        means.mark_area(opacity=0.15).encode(_length(), alt.Y("low:Q", scale=scale), alt.Y2("high:Q"), COLOUR),
+        paper.mark_line(strokeDash=[2, 3], color=GHOST).encode(_length(), value, by_method),
+        paper.mark_point(size=30, color=GHOST).encode(
+            _length(), value, tooltip=["method:N", "length:Q", alt.Tooltip("printed:Q", title="the paper's")]
+        ),
+        means.mark_line(strokeWidth=2).encode(_length(), value, COLOUR, _dash(), by_method),
+        points.mark_point(filled=True, size=45, opacity=0.8).encode(_length(), value, COLOUR, tooltip=told),
+    )
+
+
+def _differences() -> alt.LayerChart:
+    """Paired differences with their intervals, and a line at zero."""
+    mean = alt.Y("mean:Q", title="nats per token, less the baseline")
+    rows = alt.Chart(alt.NamedData("differences"))
+    told = ["method:N", "length:Q", alt.Tooltip("mean:Q", format="+.4f")]
+    told += [alt.Tooltip("half:Q", format=".4f", title="± 95%"), "seeds:Q", "said:N"]
+    return alt.layer(
+        alt.Chart(alt.NamedData("zero")).mark_rule(color=GHOST).encode(y="value:Q"),
+        rows.mark_line(strokeWidth=1.5).encode(_length(), mean, COLOUR, _dash(), alt.Detail("method:N")),
+        rows.mark_rule(strokeWidth=2).encode(_length(), alt.Y("low:Q"), alt.Y2("high:Q"), COLOUR),
+        rows.mark_point(filled=True, size=45).encode(_length(), mean, COLOUR, tooltip=told),
+    )
+
+
+def _length() -> alt.X:
+    scale, axis = alt.Scale(type="log", base=2, nice=False), alt.Axis(format="d")
+    return alt.X("length:Q", scale=scale, axis=axis, title="tokens read at once")
+
+
+def _dash() -> alt.StrokeDash:
+    scale = alt.Scale(domain=list(DASHES), range=list(DASHES.values()))
+    return alt.StrokeDash("dash:N", scale=scale, legend=None)
 
 
 def _themed(chart: alt.LayerChart) -> dict[str, Any]:
@@ -125,4 +151,3 @@ def _themed(chart: alt.LayerChart) -> dict[str, Any]:
 def _quantiles() -> list[float]:
     """Of the 95% interval, by number of values: none, none, that of two, …"""
     return [0.0, 0.0, *(t_quantile(0.5 + LEVEL / 2, count - 1) for count in range(2, MOST_SEEDS + 1))]
-

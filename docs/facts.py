@@ -14,7 +14,9 @@ def families() -> str:
     """The families of transformers that `convert` takes."""
     from wavepos.models import FAMILIES
 
-    return f"{len(FAMILIES)} families, by their `model_type`: " + ", ".join(f"`{name}`" for name in sorted(FAMILIES)) + "."
+    return (
+        f"{len(FAMILIES)} families, by their `model_type`: " + ", ".join(f"`{name}`" for name in sorted(FAMILIES)) + "."
+    )
 
 
 def corpora() -> str:

@@ -74,7 +74,9 @@ def table() -> Drawing:
     found = table_statistics(position, 512)
     figure, axes = panels(1, 1, height=3.0)
     axis = axes[0, 0]
-    image = axis.imshow(values.T, aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", origin="lower")
+    image = axis.imshow(
+        values.T, aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", origin="lower"
+    )
     count = len(position.shifts)
     axis.set_yticks([count * (i + 0.5) for i in range(len(position.scales))], [f"a = {a:g}" for a in position.scales])
     axis.set_xscale("symlog", base=2, linthresh=8)
@@ -121,8 +123,8 @@ def sentence() -> Drawing:
         caption=(
             "The query chooses. Weights of the last word's query, with the content left out (q·k = 0), when it points "
             f"along one wavelet: 4 · p(δ) before the softmax. The first attends to “{farthest[0]}”, "
-            f"{len(words) - 1 - int(weights[0].argmax())} words back, with weight {weights[0].max():.2f}; the second to "
-            f"“{farthest[1]}”, itself; the third spreads over what is near, and of “{words[0]}” it keeps "
+            f"{len(words) - 1 - int(weights[0].argmax())} words back, with weight {weights[0].max():.2f}; the second "
+            f"to “{farthest[1]}”, itself; the third spreads over what is near, and of “{words[0]}” it keeps "
             f"{weights[2][0]:.3f}. A trained query mixes all {HEAD_DIM}, and mixes them anew for every word."
         ),
         alt="Three bar charts of attention weights over the words of a sentence",
@@ -153,8 +155,8 @@ def recency() -> Drawing:
     return Drawing(
         figure=figure,
         caption=(
-            "Not trained: three of eight heads as `query_bias=\"recency\"` starts them. Each prefers the near as ALiBi "
-            f"does (off by {off:.1f} on average over these distances), but beyond its wavelets the preference ends at zero instead of "
+            'Not trained: three of eight heads as `query_bias="recency"` starts them. Each prefers the near as ALiBi '
+            f"does (off by {off:.1f} on average here), but beyond its wavelets the preference ends at zero instead of "
             "falling for ever, and the model may unlearn it. `wavepos inspect RUN` draws the same of a trained model."
         ),
         alt="Curves of what three untrained heads add to the score by distance, beside straight lines of ALiBi",

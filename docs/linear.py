@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import torch
-
 from matplotlib.patches import Polygon, Rectangle
 
 from docs.computed import Drawing
@@ -20,7 +19,7 @@ def parts() -> Drawing:
     """Near tiles and far pieces of one causal call."""
     reach = Wavelet(128).reach()
     band = _band(reach)
-    near, far = _counts(band)
+    far = 1.0 - _near_share(LENGTH, band.behind)
     figure, axes = panels(1, 2, height=2.7, sharey=True)
     _draw(axes[0, 0], band, "all keys")
     _draw(axes[0, 1], _band(reach, window=2048), "window of 2,048")
@@ -28,9 +27,9 @@ def parts() -> Drawing:
     return Drawing(
         figure=figure,
         caption=(
-            f"Queries and keys of a call over {LENGTH:,} tokens, drawn from the pieces that the backend computes. Violet: "
+            f"Queries and keys of a call over {LENGTH:,} tokens, drawn from the pieces that are computed. Violet: "
             f"near tiles, W = {reach} displacements rounded up to {band.behind - 1}, with the table. Blue: far pieces, "
-            f"q·k alone, by a fused kernel; here {far:.0%} of the pairs that are seen. The near part grows as T·W, so at "
+            f"q·k alone, by a fused kernel; here {far:.0%} of the pairs seen. The near part grows as T·W, so at "
             f"{16 * LENGTH:,} tokens it would be {_near_share(16 * LENGTH, band.behind):.1%} of the pairs."
         ),
         alt="A triangle of query and key pairs: a band of tiles along the diagonal, a triangle beyond it",
@@ -54,8 +53,8 @@ def gates() -> Drawing:
     return Drawing(
         figure=figure,
         caption=(
-            f"With gates, blocks of {GATED_BLOCK} queries share the first key of their near part, so that each meets all "
-            "keys before it in one fused call without a causal mask: a staircase of rectangles."
+            f"With gates, blocks of {GATED_BLOCK} queries share the first key of their near part, so that each meets "
+            "all keys before it in one fused call without a causal mask: a staircase of rectangles."
         ),
         alt="The same triangle with a staircase between near and far",
     )
@@ -63,9 +62,7 @@ def gates() -> Drawing:
 
 def skew() -> Drawing:
     """Where the products r·p(δ) fall in the scores, read off a real buffer."""
-    band = Band(
-        num_queries=6, num_keys=14, query_offset=8, behind=17, ahead=1, first=0, table_length=5, causal=True
-    )
+    band = Band(num_queries=6, num_keys=14, query_offset=8, behind=17, ahead=1, first=0, table_length=5, causal=True)
     tile = next(band.tiles(6))
     layout = tile.layout
     buffer = torch.full((layout.size,), math.nan)
@@ -81,10 +78,14 @@ def skew() -> Drawing:
             colour = NEAR if filled else "none"
             axis.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor=BLACK, linewidth=0.4, alpha=0.7))
             if filled:
-                axis.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8, color="#ffffff")
+                axis.text(
+                    column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8, color="#ffffff"
+                )
     axis.set_xlim(0, layout.num_keys)
     axis.set_ylim(layout.num_queries, 0)
-    axis.set_xticks([c + 0.5 for c in range(layout.num_keys)], [str(tile.keys.start + c) for c in range(layout.num_keys)])
+    axis.set_xticks(
+        [c + 0.5 for c in range(layout.num_keys)], [str(tile.keys.start + c) for c in range(layout.num_keys)]
+    )
     axis.set_yticks([r + 0.5 for r in range(layout.num_queries)], [str(8 + r) for r in range(layout.num_queries)])
     axis.grid(False)
     axis.set_xlabel("key n")
@@ -157,11 +158,6 @@ def _near_share(length: int, behind: int) -> float:
     seen = length * (length + 1) / 2
     beyond = (length - behind) * (length - behind + 1) / 2
     return 1.0 - beyond / seen
-
-
-def _counts(band: Band) -> tuple[float, float]:
-    near = _near_share(band.num_queries, band.behind)
-    return near, 1.0 - near
 
 
 def _draw(axis: Any, band: Band, text: str) -> None:

@@ -141,7 +141,9 @@ def best_sentence(panel: Panel, column: Column, scope: str = "") -> str:
         one = f"Of {len(means)} methods {first} has the lowest perplexity at {factor}, {shown}, from "
         count = len(column.nats[first])
         return f"{one}{count} seed{'s' if count > 1 else ''}: too few to rank anything."
-    found = [(other, column.difference(first, other)) for other in sorted(means, key=means.__getitem__) if other != first]
+    found = [
+        (other, column.difference(first, other)) for other in sorted(means, key=means.__getitem__) if other != first
+    ]
     unclear = [other for other, d in found if d is not None and d.count >= FEWEST and not d.leaves_out_zero]
     few = [other for other, d in found if d is None or d.count < FEWEST]
     start = f"{first} is best at {factor}, {shown}"
@@ -168,7 +170,8 @@ def against_baseline(name: str, length: str, kind: str = "whole") -> str:
     )
     found = verdict(panel, column, baseline)
     parts = [f"{word}: {'; '.join(names) or 'none'}" for word, names in found.items()]
-    return f"Against {baseline} at {column.length:,} tokens ({column.length / panel.seq_len:g} × L_train), {' · '.join(parts)}."
+    place = f"{column.length:,} tokens ({column.length / panel.seq_len:g} × L_train)"
+    return f"Against {baseline} at {place}, {' · '.join(parts)}."
 
 
 def properties(name: str = "table1-cpu") -> str:
@@ -184,7 +187,14 @@ def properties(name: str = "table1-cpu") -> str:
         cells = [perplexity_text(list(c.shown[method].values())) if method in c.shown else "–" for c in chosen]
         more = outcome["parameters"] - base
         rows.append([method, *cells, f"{more:,}", _both_ways(outcome), _cached(outcome), cost.get(method, "–")])
-    heads = ["", *(f"at {c.length:,}" for c in chosen), "parameters more", "both directions", "cache holds", "time at 8k"]
+    heads = [
+        "",
+        *(f"at {c.length:,}" for c in chosen),
+        "parameters more",
+        "both directions",
+        "cache holds",
+        "time at 8k",
+    ]
     return markdown_table(heads, rows)
 
 
@@ -219,7 +229,10 @@ def generation() -> str:
     cells = _timed("generate_cpu")
     lengths = sorted({c["seq_len"] for c in cells})
     rows = [
-        [f"{peer}, {dtype}", *(f"{x['tokens_per_second']:.0f}" for n in lengths for x in cells if _is(x, peer, dtype, n))]
+        [
+            f"{peer}, {dtype}",
+            *(f"{x['tokens_per_second']:.0f}" for n in lengths for x in cells if _is(x, peer, dtype, n)),
+        ]
         for dtype in dict.fromkeys(c["dtype"] for c in cells)
         for peer in dict.fromkeys(c["peer"] for c in cells)
     ]

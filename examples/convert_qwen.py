@@ -1,6 +1,7 @@
 """A Qwen3 with wavelets in place of its rotation: converted, trained for some updates, saved, loaded, asked."""
 
 import argparse
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -8,7 +9,9 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from wavepos.models import convert
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("model", nargs="?", help="a Qwen3 or its name on the hub; by default a tiny one with random weights")
+parser.add_argument(
+    "model", nargs="?", help="a Qwen3 or its name on the hub; by default a tiny one with random weights"
+)
 parser.add_argument("--out", default="runs/qwen-wavelet")
 given = parser.parse_args()
 
@@ -18,7 +21,7 @@ source = given.model or Qwen3ForCausalLM(Qwen3Config(vocab_size=256, num_key_val
 
 same = convert(source, position="rotary")  # with its own rotation: the logits are the same
 wavelets = convert(source, position={"method": "wavelet", "query_bias": "recency"})
-tokens = torch.tensor([list(open(argparse.__file__, "rb").read(512))])
+tokens = torch.tensor([list(Path(argparse.__file__).read_bytes()[:512])])
 with torch.no_grad():
     if isinstance(source, Qwen3ForCausalLM):
         off = float((same(tokens).logits - source(tokens).logits).abs().max())

@@ -1,6 +1,7 @@
 """A GPT of one's own with any position: python examples/own_model.py --method wavelet; --compile for torch.compile."""
 
 import argparse
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +53,11 @@ if __name__ == "__main__":
     parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
     torch.manual_seed(0)
-    text = torch.tensor(list(open(argparse.__file__, "rb").read()))
+    text = torch.tensor(list(Path(argparse.__file__).read_bytes()))
     model = GPT(given.method)
     step = torch.compile(model) if given.compile else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for number in range(given.steps):
+    for _ in range(given.steps):
         starts = torch.randint(len(text) - 65, (8,))
         rows = torch.stack([text[start : start + 65] for start in starts])
         loss = cross_entropy(step(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
