@@ -198,6 +198,15 @@ def properties(name: str = "table1-cpu") -> str:
     return markdown_table(heads, rows)
 
 
+def measured(name: str = "attention_cpu") -> str:
+    """Where the times come from: code of a later commit may be faster."""
+    environment = load(name)["environment"]
+    return (
+        f"Times are of commit {environment['commit'][:7]} (`{environment['command']}`, {environment['threads']} threads "
+        f"of {environment['cpu']}); what has changed since is in the changelog."
+    )
+
+
 def speed(dtype: str) -> str:
     """Time of an attention call over RoPE + SDPA, forward and backward."""
     cells = [c for c in _timed("attention_cpu") if c["dtype"] == dtype and c["pass"] == "forward+backward"]
