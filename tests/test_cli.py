@@ -101,10 +101,6 @@ def test_the_light_list_of_methods_is_that_of_the_configs() -> None:
     assert tuple(config.method for config in BUILT_IN) == METHODS
 
 
-def test_readme_names_every_corpus() -> None:
-    assert all(f"`{form}`" in (ROOT / "README.md").read_text(encoding="utf-8") for form in CORPORA)
-
-
 @pytest.mark.parametrize(
     ("model", "size", "options"),
     [

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wavepos import wavelets
-from wavepos.experiments.report import markdown, read_result
+from docs.tables import BLOCKS_OF_README, with_blocks
 from wavepos.models import WaveposLlamaConfig
-from wavepos.positions import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,43 +40,17 @@ def test_every_result_says_where_it_came_from() -> None:
             assert environment.get(key), f"{path.name}: {key}"
 
 
-def test_the_readmes_tables_are_those_of_the_result() -> None:
-    report = markdown(read_result(ROOT / "results" / "demo.json"))
+def test_the_readmes_blocks_are_those_of_the_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tables = re.findall(r"(?:^\|.*\n)+", report, re.MULTILINE)
-    assert len(tables) >= 2
-    for table in tables[:2]:  # perplexities, and differences to RoPE
-        assert table in readme
+    assert set(re.findall(r"<!-- made: (\w+) -->", readme)) == set(BLOCKS_OF_README)
+    assert with_blocks(readme) == readme, "python -m docs.tables makes them anew"
 
 
-def test_the_readmes_table_1_is_that_of_the_result() -> None:
-    report = markdown(read_result(ROOT / "results" / "table1-cpu.json"))
-    rows = re.findall(r"(?:^\|.*\n)+", report, re.MULTILINE)[0].partition("*Sequences read whole*")[2].splitlines()[1:]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.partition("## The paper's Table 1")[2].partition("\n## ")[0]
-    found = [line for line in shown.splitlines() if line.startswith("| ") and "128" not in line]
-    assert len(found) >= 10
-    assert found == rows[: len(found)]
-    counts = re.findall(r"(\d+) (?:holds?|fails?|cannot be told)", report.partition("Of the paper's comparisons")[2])
-    assert re.findall(r"(\d+) (?:hold|fail|cannot be told)", shown) == counts[:3]
-
-
-def test_pictures_and_files_that_the_readme_shows_exist() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", readme):
-        assert (ROOT / target).exists(), target
-
-
-def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=64, head_dim=16, **sizes)).save_pretrained(tmp_path / "path/to/a/llama")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) >= 2
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+def test_a_mark_of_the_readme_without_a_block_or_an_end_is_named() -> None:
+    with pytest.raises(ValueError, match="must be one of table1, got 'table9'"):
+        with_blocks("<!-- made: table9 -->\n<!-- end -->")
+    with pytest.raises(ValueError, match="no <!-- end -->"):
+        with_blocks("<!-- made: table1 -->\n")
 
 
 def test_the_positions_of_layers_in_the_mathematics_are_configs() -> None:
@@ -87,17 +59,6 @@ def test_the_positions_of_layers_in_the_mathematics_are_configs() -> None:
     for block in blocks:
         config = WaveposLlamaConfig(num_hidden_layers=8, position=json.loads(block))
         assert config.layer_types == (["sliding_attention"] * 3 + ["full_attention"]) * 2
-
-
-def test_the_python_of_the_guide_to_adding_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-    monkeypatch.setattr(wavelets, "_registered", dict(wavelets._registered))
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
-    names: dict[str, object] = {"__name__": "adding"}
-    for block in blocks:
-        exec(compile(block, "docs/adding.md", "exec"), names)
-    assert registry.parse_position("Plateau") == names["PlateauConfig"]()  # type: ignore[operator]
 
 
 def test_files_that_the_guide_to_adding_names_exist() -> None:

@@ -2,9 +2,15 @@
 
 import argparse
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from wavepos.cli import parsed
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -64,3 +70,36 @@ def test_the_licences_of_all_dependencies_are_listed() -> None:
     assert {"torch", "numpy", "transformers", "tokenizers", "safetensors", "pyyaml"} <= set(rows)
     assert "MIT" in rows["filelock"]
     assert "wavepos" not in rows
+
+
+@pytest.mark.parametrize(
+    ("name", "most_lines", "words", "said"),
+    [
+        (
+            "own_model.py",
+            80,
+            ("--steps", "3", "--method", "alibi"),
+            r"alibi: loss \d\.\d+ at 64 bytes, \d\.\d+ read whole",
+        ),
+        ("encoder.py", 50, (), r"padding changes the logits by \d\.\de-(0[6-9]|[1-9]\d)|by 0\.0e\+00"),
+        (
+            "convert_qwen.py",
+            50,
+            ("--out", "model"),
+            r"by \d\.\de-0[5-9]\nWaveposQwen3ForCausalLM with wavelet: 8 tokens",
+        ),
+    ],
+)
+def test_a_short_example_runs(name: str, most_lines: int, words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    script = EXAMPLES / name
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= most_lines
+    command = [sys.executable, str(script), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path, check=True)
+    assert re.search(said, done.stdout), done.stdout
+
+
+def test_the_job_of_slurm_is_a_script_whose_command_is_understood() -> None:
+    script = EXAMPLES / "slurm.sbatch"
+    subprocess.run(["bash", "-n", str(script)], check=True, timeout=60)
+    words = shlex.split(script.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()[-1])
+    parsed(words[words.index("wavepos") + 1 :])

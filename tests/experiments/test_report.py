@@ -1,6 +1,7 @@
 """The numbers of a report, computed again by hand; what is bold; what a page must hold."""
 
 import csv
+import io
 import math
 import re
 import shutil
@@ -10,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from wavepos.experiments.machine import plan_tasks, run_tasks
 from wavepos.experiments.report import console_tables, csv_text, markdown, read_result, write_report
@@ -177,3 +179,13 @@ def test_a_report_of_any_run_directories(
     shutil.copytree(tmp_path / "runs" / result["outcomes"][0]["folder"], tmp_path / "runs" / "copy")
     twice = [o["name"] for o in runs_result([tmp_path / "runs"], None, names)["outcomes"]]
     assert "alibi (copy)" in twice, "two runs of one method and seed are two rows"
+
+
+def test_tables_of_several_seeds_fit_a_terminal_of_80_columns() -> None:
+    result = read_result(Path(__file__).parents[2] / "results" / "demo.json")
+    terminal = Console(width=80, file=io.StringIO(), color_system=None)
+    for table in console_tables(result):
+        terminal.print(table)
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined] # a StringIO
+    assert re.search(r"Wavelet, fit grid, recency start +75.47 +72.76 +71.68 +72.54 +75.70 *\n", shown)
+    assert re.search(r"\n +±2.39 +±2.36 +±2.37 +±2.29 +±2.19 *\n", shown)

@@ -177,3 +177,10 @@ def test_tensors_in_a_grid_are_refused_for_they_would_learn_nothing(field: str, 
 
 def test_arrays_serve_as_grids() -> None:
     assert Wavelet(64, scales=2.0 ** np.arange(8)).scales == Wavelet(64).scales  # type: ignore[arg-type]
+
+
+def test_a_models_print_shows_what_its_positions_are_set_to() -> None:
+    position = parse_position({"method": "rotary", "theta": 500.0, "window": 8}).build(head_dim=16, num_heads=2)
+    assert "theta=500.0" in repr(position)
+    assert "window=8" in repr(position)
+    assert "wavelet='haar', scales=(2.0,), direction='past'" in repr(Wavelet(4, "haar", scales=[2]))

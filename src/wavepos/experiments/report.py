@@ -106,7 +106,7 @@ def comparison_lines(result: dict[str, Any], panel: Panel) -> list[str]:
 
 
 def console_tables(result: dict[str, Any]) -> Iterator[Table]:
-    """The tables for a terminal, one per protocol and text."""
+    """The tables for a terminal, one per protocol and text; of several seeds the spread stands below the mean."""
     if retrieval_report.is_retrieval(result):
         yield from retrieval_report.console_tables(result)
         return
@@ -120,7 +120,8 @@ def console_tables(result: dict[str, Any]) -> Iterator[Table]:
                 for column in found:
                     table.add_column(str(column.length), justify="right")
                 for name, cells in _rows(panel, found).items():
-                    table.add_row(name, *(f"[bold]{cell}" if best else cell for cell, best in cells))
+                    narrow = ((cell.replace("±", "\n±"), best) for cell, best in cells)  # for 80 columns
+                    table.add_row(name, *(f"[bold]{cell}" if best else cell for cell, best in narrow))
                 yield table
 
 

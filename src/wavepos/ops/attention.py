@@ -130,8 +130,8 @@ def attention_map(  # noqa: PLR0913 - the public call: one argument a property o
     """The weights that `attention` gives each value, to be looked at; memory grows as T·S.
 
     Args:
-        q, k, position, causal, window, softmax_scale, key_padding_mask, document_ids, query_offset, relative_states,
-            gates: as `attention` takes them; under autocast q, k and relative_states are cast as there.
+        q, k, position: as `attention` takes them, and so are all others; under autocast q, k and relative_states are
+            cast as there.
 
     Returns:
         [B,H,T,S], float32 (float64 for float64 input); rows of queries that see no key are zero.

@@ -54,6 +54,11 @@ class PositionConfig(TypedConfig):
         fields = TypedConfig.to_json(self)
         return {key: value for key, value in fields.items() if key not in shared or value is not None}
 
+    def settings(self) -> str:
+        """What it is set to, as `print` of a model shows it: "theta=10000.0"."""
+        fields = {key: value for key, value in self.to_json().items() if key != self.tag}
+        return ", ".join(f"{key}={value!r}" for key, value in fields.items() if value not in (None, (), False))
+
     @abstractmethod
     def build(self, *, head_dim: int, num_heads: int) -> Position:
         """The position, for query heads of that size and number; a method defines it for what is its own."""
@@ -74,6 +79,7 @@ def _completed(build: Callable[..., Position]) -> Callable[..., Position]:
     def completed(self: PositionConfig, *, head_dim: int, num_heads: int) -> Position:
         position = build(self, head_dim=head_dim, num_heads=num_heads)
         position.window = self.window
+        position.settings = self.settings()
         if self.temperature is not None:
             position.with_temperature(self.temperature, num_heads=num_heads)
         return position

@@ -102,10 +102,18 @@ class Position(nn.Module, ABC):
     window: int | None
     """The window of a call that gives none: keys δ < window are seen; None: all."""
 
+    settings: str
+    """What it was built with, as `print` of a model shows it; of one that no config built: nothing."""
+
     def __init__(self) -> None:
         super().__init__()
         self.temperature = None
         self.window = None
+        self.settings = ""
+
+    def extra_repr(self) -> str:
+        """The settings, where torch shows those of a module."""
+        return self.settings
 
     def with_temperature(self, temperature: TemperatureLike, *, num_heads: int | None = None) -> Self:
         """Itself, from now on with a length temperature: `Wavelet(128).with_temperature("log", num_heads=8)`.

@@ -180,6 +180,7 @@ class Wavelet(ReadsGates):
             learn=learn,  # type: ignore[arg-type] # likewise
             learn_per_head=learn_per_head,
         )
+        self.settings = self.config.settings()
         if learn and not self.mother.differentiable:
             why = "its scales are levels" if isinstance(self.mother, Sampled) else "it has no derivative"
             raise ValueError(

@@ -42,7 +42,7 @@ def convert(
 
     With "rotary", where `Rotary` has the family's rotation, and with "nope" and native_rotation=True everywhere, the
     model computes what theirs does. With anything else its attention has lost the positions that it was trained with,
-    or got others beside them: train it on (README, "Convert a model").
+    or got others beside them: train it on (docs/convert.md).
 
     Args:
         source: directory or hub name of a checkpoint of one of `FAMILIES`, or such a model.
@@ -87,7 +87,7 @@ def from_llama(
     """`convert` for a Llama: its weights with another positional method; what was changed is logged as a warning.
 
     With "rotary" the model computes what the Llama computes. With any other method its attention has lost the
-    positions it was trained with: train it on (README, "Convert a Llama").
+    positions it was trained with: train it on (docs/convert.md).
 
     Args:
         source: directory or hub name of a Llama checkpoint, or a `LlamaForCausalLM`.
@@ -141,7 +141,7 @@ def check_family(family: str) -> None:
     if family in _UNSERVED:
         raise ValueError(
             f"source of type {family!r} is not served: it {_UNSERVED[family]}. Train one of the families "
-            f"{', '.join(FAMILIES)}, or call wavepos.attention in that code (README, 'In your own model')"
+            f"{', '.join(FAMILIES)}, or call wavepos.attention in that code (docs/own_model.md)"
         )
     near = get_close_matches(family, FAMILIES, n=1, cutoff=0.75)
     raise ValueError(

@@ -1,0 +1,29 @@
+"""The files of results/, read once."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from wavepos.experiments.report import read_result
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+
+
+@cache
+def load(name: str) -> dict[str, Any]:
+    """results/NAME.json."""
+    return read_result(RESULTS / f"{name}.json")
+
+
+@cache
+def studies() -> dict[str, dict[str, Any]]:
+    """By file name: every result that holds perplexities of trained runs, those of the most runs with seeds first."""
+    found = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if any(e.get("perplexities") for o in result.get("outcomes", ()) for e in o["evaluations"]):
+            found[path.stem] = result
+    first = ("table1-cpu", "demo")
+    return {name: found[name] for name in sorted(found, key=lambda n: (n not in first, n != first[0], n))}
