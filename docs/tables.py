@@ -202,8 +202,8 @@ def measured(name: str = "attention_cpu") -> str:
     """Where the times come from: code of a later commit may be faster."""
     environment = load(name)["environment"]
     return (
-        f"Times are of commit {environment['commit'][:7]} (`{environment['command']}`, {environment['threads']} threads "
-        f"of {environment['cpu']}); what has changed since is in the changelog."
+        f"Times are of commit {environment['commit'][:7]} (`{environment['command']}`, {environment['threads']} threads of "
+        f"{environment['cpu']}); what has changed since is in the changelog."
     )
 
 
