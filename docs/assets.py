@@ -5,7 +5,7 @@ from typing import Any
 
 import vl_convert
 
-from wavepos.runs import write_text
+from wavepos.storage import write_text
 
 
 def write_assets(app: Any, exception: Exception | None) -> None:

@@ -22,9 +22,9 @@ from wavepos.experiments.tables import (
     Panel,
     columns,
     difference_text,
+    panel_note,
     panels,
     perplexity_text,
-    seeds_note,
     short_text,
     summary,
     verdict,
@@ -96,7 +96,7 @@ def about(name: str) -> str:
     result, panel = load(name), first_panel(name)
     environment = result["environment"]
     return (
-        f"{panel.title}. {seeds_note(panel)} Text: {short_text(panel.texts[0])}. Made by "
+        f"{panel.title}. {panel_note(panel)} Text: {short_text(panel.texts[0])}. Made by "
         f"`{environment['command']}` at commit {environment['commit'][:7]} on {environment['threads']} "
         f"thread(s) of {environment['cpu']}; every run's own command, commit and seconds are in "
         f"`results/{name}.json`."
@@ -202,8 +202,8 @@ def measured(name: str = "attention_cpu") -> str:
     """Where the times come from: code of a later commit may be faster."""
     environment = load(name)["environment"]
     return (
-        f"Times are of commit {environment['commit'][:7]} (`{environment['command']}`, {environment['threads']} threads of "
-        f"{environment['cpu']}); what has changed since is in the changelog."
+        f"Times are of commit {environment['commit'][:7]} (`{environment['command']}`, {environment['threads']} "
+        f"threads of {environment['cpu']}); what has changed since is in the changelog."
     )
 
 
@@ -320,7 +320,7 @@ def _cached(outcome: Mapping[str, Any]) -> str:
 BLOCKS_OF_README: Mapping[str, Callable[[], str]] = {
     "table1": lambda: "\n\n".join(
         [
-            f"{first_panel('table1-cpu').title}. {seeds_note(first_panel('table1-cpu'))}",
+            f"{first_panel('table1-cpu').title}. {panel_note(first_panel('table1-cpu'))}",
             perplexities("table1-cpu", "whole", "ranked"),
             f"{comparisons()} {against_baseline('table1-cpu', '4096')}",
         ]
