@@ -8,7 +8,7 @@ finished run. Under `torchrun` all processes make the same call; the directory m
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,8 @@ def _finished(
     _save_model(checkpoint, data, out / MODEL)
     write_record(out / RECORD, finished)
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    with suppress(OSError):  # whoever comes now finds the run finished
+        (out / LOCK).unlink()
     return finished
 
 
