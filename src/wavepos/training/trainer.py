@@ -9,7 +9,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -204,6 +204,8 @@ def _finished(
     _save_model(config, checkpoint, data, out / MODEL, weights)
     write_record(out / RECORD, finished)
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    with suppress(OSError):  # whoever comes now finds the run finished
+        (out / LOCK).unlink()
     return finished
 
 
