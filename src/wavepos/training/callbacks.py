@@ -3,7 +3,8 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from wavepos.console import Update
 from wavepos.data import TrainingSet
@@ -188,3 +190,24 @@ class TellProgress(TrainerCallback):  # type: ignore[misc] # as above
 def _told(logged: dict[str, float]) -> str:
     speed = logged.get("tokens_per_second")
     return f"loss {logged['loss']:.3f}" + ("" if speed is None else f", {speed / 1000:.1f}k tokens/s")
+
+
+def trackers_by_name(names: Sequence[str]) -> list[TrainerCallback]:
+    """The callbacks of trackers that Trainer serves.
+
+    Raises:
+        ValueError: a name that Trainer does not know.
+        ImportError: its package is not installed.
+    """
+    served = sorted(set(INTEGRATION_TO_CALLBACK) - {"tensorboard"})  # which every run directory has
+    trackers = []
+    for name in names:
+        if name not in served:
+            near = get_close_matches(name, served, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"report_to takes some of {', '.join(served)}, got {name!r}{hint}")
+        try:
+            trackers.append(INTEGRATION_TO_CALLBACK[name]())
+        except (RuntimeError, ImportError) as error:  # its package is not installed
+            raise ImportError(f"report_to={name!r}: {error}") from error
+    return trackers

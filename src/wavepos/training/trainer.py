@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,21 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
 from wavepos.console import Update, is_first_process
 from wavepos.data import TrainingData
 from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record, write_json
 from wavepos.training.build import build_model
-from wavepos.training.callbacks import CompleteCheckpoints, RunningLoss, Speed, StopOnSignal, TellProgress, Validation
+from wavepos.training.callbacks import (
+    CompleteCheckpoints,
+    RunningLoss,
+    Speed,
+    StopOnSignal,
+    TellProgress,
+    Validation,
+    trackers_by_name,
+)
 from wavepos.training.checkpoints import checkpoint_step, marked_facts, whole_checkpoint
 from wavepos.training.config import RUN, VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
 from wavepos.training.lora import check_peft, load_learned, merged, save_learned
@@ -83,7 +89,7 @@ def train(
         raise ValueError(f"start_from={config.start_from!r} names a run of a study: only a study can train it")
     if config.lora is not None:
         check_peft()
-    trackers = _trackers(report_to)
+    trackers = trackers_by_name(report_to)
     arguments = _arguments(config, out)  # joins the processes
     record = in_first(lambda: opened_record(config, out, data, imports))
     if record["status"] == "finished":
@@ -292,22 +298,6 @@ def _arguments(config: TrainConfig, out: Path) -> TrainingArguments:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # or Trainer would multiply the batch by nn.DataParallel; torchrun is how to use them all
     return arguments
-
-
-def _trackers(names: Sequence[str]) -> list[TrainerCallback]:
-    """The callbacks of trackers that Trainer serves, by name."""
-    served = sorted(set(INTEGRATION_TO_CALLBACK) - {"tensorboard"})  # which every run directory has
-    trackers = []
-    for name in names:
-        if name not in served:
-            near = get_close_matches(name, served, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"report_to takes some of {', '.join(served)}, got {name!r}{hint}")
-        try:
-            trackers.append(INTEGRATION_TO_CALLBACK[name]())
-        except (RuntimeError, ImportError) as error:  # its package is not installed
-            raise ImportError(f"report_to={name!r}: {error}") from error
-    return trackers
 
 
 def _sharding(config: TrainConfig) -> dict[str, Any]:
