@@ -41,6 +41,18 @@ def test_logits_of_ten_thousand(dtype: torch.dtype, name: str, path: Any) -> Non
         assert grad.isfinite().all()
 
 
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("num_queries", [1, 3])
+@pytest.mark.parametrize("name", ["nope", "alibi", "t5", "kerple", "wavelet"])
+def test_a_tensor_offset_in_float64(name: str, num_queries: int, window: int | None) -> None:
+    q, k, v, _ = Case(num_queries=num_queries, num_keys=9, dtype=torch.float64).inputs()
+    keep = torch.tensor([[False] * 9, [False, *[True] * 8]])  # the first row's queries see no key
+    arguments = {"key_padding_mask": keep, "window": window}
+    found, truth = (attend(path, q, k, v, position(name), 5, **arguments) for path in ("slots", "reference"))
+    torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
+    assert not found[0].any()
+
+
 @pytest.mark.parametrize("head_dim", [1, 3, 7, 65, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_heads_of_any_size(head_dim: int, dtype: torch.dtype) -> None:
