@@ -107,8 +107,8 @@ def _perplexity() -> alt.LayerChart:
     told = ["method:N", "seed:N", "length:Q", alt.Tooltip("value:Q", format=".4g"), "commit:N", "command:N"]
     return alt.layer(
         means.mark_area(opacity=0.15).encode(_length(), alt.Y("low:Q", scale=scale), alt.Y2("high:Q"), COLOUR),
-        paper.mark_line(strokeDash=[2, 3], color=GHOST).encode(_length(), value, by_method),
-        paper.mark_point(size=30, color=GHOST).encode(
+        paper.mark_line(strokeDash=[2, 3], color=GHOST, clip=True).encode(_length(), value, by_method),
+        paper.mark_point(size=30, color=GHOST, clip=True).encode(
             _length(), value, tooltip=["method:N", "length:Q", alt.Tooltip("printed:Q", title="the paper's")]
         ),
         means.mark_line(strokeWidth=2).encode(_length(), value, COLOUR, _dash(), by_method),
