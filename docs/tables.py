@@ -130,7 +130,7 @@ def comparisons(name: str = "table1-cpu") -> str:
 
 
 def best_sentence(panel: Panel, column: Column) -> str:
-    """Who is best at a length, and who cannot be told apart from it; of methods with too few seeds only if one leads."""
+    """Who is best at a length, and who cannot be told apart from it; one of too few seeds is named where it leads."""
     means = {name: statistics.fmean(values.values()) for name, values in column.nats.items()}
     if not means:
         return "Nothing was measured here."
