@@ -46,7 +46,7 @@ class Drawing:
     alt: str
 
 
-class Computed(SphinxDirective):
+class Computed(SphinxDirective):  # type: ignore[misc] # mypy does not read Sphinx
     """Markdown that a function returns."""
 
     required_arguments = 1
@@ -58,7 +58,7 @@ class Computed(SphinxDirective):
         return list(self.parse_text_to_nodes(text))
 
 
-class Drawn(SphinxDirective):
+class Drawn(SphinxDirective):  # type: ignore[misc] # likewise
     """A `Drawing` that a function returns, as SVG in the page that takes the page's colours."""
 
     required_arguments = 1

@@ -9,7 +9,7 @@ import altair as alt
 
 from docs.results import ROOT, studies
 from docs.tables import best_sentence
-from wavepos.experiments.beside import NAMES, _lengths, _paper_rows
+from wavepos.experiments.beside import NAMES, PROTOCOLS, _lengths, _paper_rows
 from wavepos.experiments.intervals import FEWEST, LEVEL, t_quantile
 from wavepos.experiments.style import style_of
 from wavepos.experiments.tables import BLOCKS, Panel, columns, kinds_of, panels, short_text, unit_of
@@ -23,7 +23,7 @@ COLOUR = alt.Color("colour:N", scale=None)
 
 def page() -> str:
     """The HTML of the explorer: its controls, its data, its charts."""
-    data = {"studies": [study(name, result) for name, result in studies().items()]}
+    data: dict[str, Any] = {"studies": [study(name, result) for name, result in studies().items()]}
     data |= {"fewest": FEWEST, "quantiles": _quantiles(), "specs": specs()}
     form = (ROOT / "docs" / "_static" / "explorer.html").read_text(encoding="utf-8")
     packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
@@ -76,7 +76,8 @@ def ghosts(result: dict[str, Any], panel: Panel, kind: str, text: str) -> Iterat
     table = result.get("published")
     if table is None or text != panel.texts[0]:
         return
-    rows = _paper_rows(table, kind, panel) if kind in ("whole", "nonoverlapping") else {}
+    protocol = next((each for each in PROTOCOLS if each == kind), None)
+    rows = {} if protocol is None else _paper_rows(table, protocol, panel)
     found = {column.length: column for column in columns(panel, text, kind)}
     pairs = _lengths(table, panel, sorted(found))
     base = result["baseline"]
@@ -107,8 +108,8 @@ def _perplexity() -> alt.LayerChart:
     told = ["method:N", "seed:N", "length:Q", alt.Tooltip("value:Q", format=".4g"), "commit:N", "command:N"]
     return alt.layer(
         means.mark_area(opacity=0.15).encode(_length(), alt.Y("low:Q", scale=scale), alt.Y2("high:Q"), COLOUR),
-        paper.mark_line(strokeDash=[2, 3], color=GHOST).encode(_length(), value, by_method),
-        paper.mark_point(size=30, color=GHOST).encode(
+        paper.mark_line(strokeDash=[2, 3], color=GHOST, clip=True).encode(_length(), value, by_method),
+        paper.mark_point(size=30, color=GHOST, clip=True).encode(
             _length(), value, tooltip=["method:N", "length:Q", alt.Tooltip("printed:Q", title="the paper's")]
         ),
         means.mark_line(strokeWidth=2).encode(_length(), value, COLOUR, _dash(), by_method),

@@ -38,13 +38,13 @@ def demo() -> Drawing:
 def mother_wavelets() -> Drawing:
     """The wavelets with a formula."""
     ricker = Wavelet(HEAD_DIM).mother
-    low, high = ricker.support(float(COMPARED_SCALE), 1e-3)
+    _, high = ricker.support(float(COMPARED_SCALE), 1e-3)
     at_scale = float(ricker.evaluate(torch.tensor(float(COMPARED_SCALE), dtype=torch.float64), COMPARED_SCALE))
     return Drawing(
         figure=compared_wavelets(),
         caption=(
-            f"Four mother wavelets at scale a = {COMPARED_SCALE}. Ricker, the paper's choice, is 1 at its centre, "
-            f"{at_scale:.0f} at ±a, and below 0.001 outside {low:.0f} … {high:.0f} tokens: it looks at one "
+            f"Four mother wavelets at scale a = {COMPARED_SCALE:g}. Ricker, the paper's choice, is 1 at its centre, "
+            f"{at_scale:.0f} at ±a, and below 0.001 beyond ±{high:.0f} tokens: it looks at one "
             "neighbourhood and at nothing else."
         ),
         alt="Curves of the Ricker, Haar, Morlet and Gaussian wavelets",

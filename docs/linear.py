@@ -12,7 +12,7 @@ from wavepos.experiments.style import BLACK, panels, title
 from wavepos.ops.banded.band import GATED_BLOCK, Band, aligned
 
 LENGTH, TILE = 4096, 256
-NEAR, FAR = "#9b59b6", "#2e86c1"
+NEAR, FAR, ON_NEAR = "#9b59b6", "#2e86c1", "#fefefe"
 
 
 def parts() -> Drawing:
@@ -78,9 +78,7 @@ def skew() -> Drawing:
             colour = NEAR if filled else "none"
             axis.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, edgecolor=BLACK, linewidth=0.4, alpha=0.7))
             if filled:
-                axis.text(
-                    column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8, color="#ffffff"
-                )
+                axis.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=8, color=ON_NEAR)
     axis.set_xlim(0, layout.num_keys)
     axis.set_ylim(layout.num_queries, 0)
     axis.set_xticks(

@@ -129,13 +129,13 @@ def comparisons(name: str = "table1-cpu") -> str:
     )
 
 
-def best_sentence(panel: Panel, column: Column, scope: str = "") -> str:
-    """Who is best at a length, and who cannot be told apart from it."""
+def best_sentence(panel: Panel, column: Column) -> str:
+    """Who is best at a length, and who cannot be told apart from it; one of too few seeds is named where it leads."""
     means = {name: statistics.fmean(values.values()) for name, values in column.nats.items()}
     if not means:
         return "Nothing was measured here."
     first = min(means, key=means.__getitem__)
-    factor = f"{column.length:,} tokens ({column.length / panel.seq_len:g} × L_train){scope}"
+    factor = f"{column.length:,} tokens ({column.length / panel.seq_len:g} × L_train)"
     shown = perplexity_text(list(column.shown[first].values()))
     if len(column.nats[first]) < FEWEST:
         one = f"Of {len(means)} methods {first} has the lowest perplexity at {factor}, {shown}, from "
@@ -145,20 +145,19 @@ def best_sentence(panel: Panel, column: Column, scope: str = "") -> str:
         (other, column.difference(first, other)) for other in sorted(means, key=means.__getitem__) if other != first
     ]
     unclear = [other for other, d in found if d is not None and d.count >= FEWEST and not d.leaves_out_zero]
-    few = [other for other, d in found if d is None or d.count < FEWEST]
     start = f"{first} is best at {factor}, {shown}"
     if not unclear:
-        text = f"{start}, told apart from every other method of {FEWEST} seeds or more."
-    else:
-        text = f"{first} has the lowest perplexity at {factor}, {shown}; from it cannot be told apart: "
-        text += f"{'; '.join(unclear)}."
-    return f"{text} Too few seeds to be ranked: {'; '.join(few)}." if few else text
+        return f"{start}, told apart from every other method of {FEWEST} seeds or more."
+    text = f"{first} has the lowest perplexity at {factor}, {shown}; from it cannot be told apart: "
+    return f"{text}{'; '.join(unclear)}."
 
 
 def best_by_length(name: str, kind: str = "whole") -> str:
-    """A sentence per length."""
+    """A sentence per length, and who has too few seeds to be ranked."""
     panel = first_panel(name)
-    return "\n".join(f"- {best_sentence(panel, column)}" for column in columns(panel, panel.texts[0], kind))
+    lines = [f"- {best_sentence(panel, column)}" for column in columns(panel, panel.texts[0], kind)]
+    few = [method for method in panel.names if method not in ranked(panel)]
+    return "\n".join(lines) + (f"\n\nToo few seeds to be ranked: {'; '.join(few)}." if few else "")
 
 
 def against_baseline(name: str, length: str, kind: str = "whole") -> str:
@@ -202,8 +201,8 @@ def measured(name: str = "attention_cpu") -> str:
     """Where the times come from: code of a later commit may be faster."""
     environment = load(name)["environment"]
     return (
-        f"Times are of commit {environment['commit'][:7]} (`{environment['command']}`, {environment['threads']} "
-        f"threads of {environment['cpu']}); what has changed since is in the changelog."
+        f"Times: commit {environment['commit'][:7]} (`{environment['command']}`, {environment['threads']} threads "
+        f"of {environment['cpu']}); what has changed since is in the changelog."
     )
 
 

@@ -28,7 +28,8 @@ class Block(nn.Module):
         q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in self.qkv(self.norm(x)).chunk(3, -1))
         seen = attention(q, k, v, position=self.position)  # the one line that differs from any other GPT
         x = x + self.out(seen.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm_mlp(x))
+        out: Tensor = x + self.mlp(self.norm_mlp(x))
+        return out
 
 
 class GPT(nn.Module):
@@ -43,7 +44,8 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[batch, length] to [batch, length, 256]."""
-        return self.head(self.norm(self.blocks(self.embedding(tokens))))  # type: ignore[no-any-return] # of a module
+        logits: Tensor = self.head(self.norm(self.blocks(self.embedding(tokens))))
+        return logits
 
 
 if __name__ == "__main__":
@@ -62,7 +64,7 @@ if __name__ == "__main__":
         rows = torch.stack([text[start : start + 65] for start in starts])
         loss = cross_entropy(step(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call] # torch's
         optimizer.step()
     with torch.no_grad():
         long = cross_entropy(model(text[None, :512])[0], text[1:513])

@@ -166,7 +166,7 @@ def test_the_playground_computes_what_wavelets_are() -> None:
     for config, of_script in zip(configs, found, strict=True):
         dims = len(config["scales"]) * len(config["shifts"])
         position = Wavelet(dims, **config, query_bias="recency", num_heads=8)
-        torch.testing.assert_close(torch.tensor(of_script["table"]), position.table(100))
+        torch.testing.assert_close(torch.tensor(of_script["table"], dtype=torch.float32), position.table(100))
         expected = table_statistics(position, 512)
         assert (of_script["reach"], of_script["dead"], of_script["rank"]) == (
             position.reach(),
@@ -175,7 +175,7 @@ def test_the_playground_computes_what_wavelets_are() -> None:
         )
         assert position.query_bias_HD is not None
         start = position.query_bias_HD[2].detach()
-        torch.testing.assert_close(torch.tensor(of_script["start"]), start, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(torch.tensor(of_script["start"], dtype=torch.float32), start, atol=1e-5, rtol=1e-4)
         assert of_script["slopes"] == pytest.approx(alibi_slopes(6))
         plain = Wavelet(dims, **config)
         assert registry.parse_position(json.loads(of_script["json"])) == plain.config

@@ -31,7 +31,7 @@
   }
   function newReading() {
     const lengths = unique(reading().points.map((p) => p[2])).sort((a, b) => a - b);
-    fill("length", lengths.map((n) => [n, `${n.toLocaleString("en")} (${n / study().train} × L_train)`]), lengths.includes(Number(field("length").value)) ? field("length").value : lengths[lengths.length - 1]);
+    fill("tokens", lengths.map((n) => [n, `${n.toLocaleString("en")} (${n / study().train} × L_train)`]), lengths.includes(Number(field("tokens").value)) ? field("tokens").value : lengths[lengths.length - 1]);
     draw();
   }
 
@@ -79,9 +79,11 @@
     const points = found.points.map(([method, seed, length, , value]) => ({ method, seed, length, value, ...style.get(method), ...runs.get(JSON.stringify([method, seed])) }));
     const styled = (rows) => rows.map((row) => ({ ...row, ...style.get(row.method) }));
     const paper = field("paper").value ? now.paper.filter(([name]) => !state.hidden.has(name)) : [];
-    document.getElementById("explorer-sentence").textContent = now.sentences[field("length").value];
+    document.getElementById("explorer-sentence").textContent = now.sentences[field("tokens").value];
     document.getElementById("explorer-about").textContent = `${one.title}. ${one.panel}. Perplexity ${now.unit}.`;
     table(found);
+    const ends = [Math.min(...points.map((p) => p.value)), Math.max(...points.map((p) => p.value))];
+    for (const layer of data.specs.perplexity.layer) layer.encoding.y.scale.domain = [ends[0] * 0.97, ends[1] * 1.03]; // ghosts may leave it
     await put("perplexity", { points, means: styled(means(found.points)), paper: paper.map(([method, length, value, printed]) => ({ method, length, value, printed })) });
     await put("differences", { differences: styled(found.differences), zero: [{ value: 0 }] });
   }

@@ -2,7 +2,7 @@
 // The form and the drawings of the playground; the numbers are playground.js's.
 (function () {
   const { grid, statistics, alibiSlopes, recencyStart, asJson, asPython, PAPER_LENGTH } = window.playground;
-  const form = document.getElementById("playground"), HEADS = 8, MOST = 256;
+  const form = document.getElementById("playground-form"), HEADS = 8, MOST = 256;
   const show = (id, text) => { document.getElementById(id).textContent = text; };
 
   function settings() {
@@ -25,14 +25,14 @@
   const colour = (i, n) => `hsl(${Math.round((300 * i) / Math.max(1, n))} 65% 52%)`;
 
   function draw(id, lines, length, low, high) {
-    const left = 44, right = 632, top = 8, bottom = 208, parts = [];
+    const left = 44, right = 616, top = 8, bottom = 208, parts = [];
     const x = (delta) => left + ((right - left) * delta) / (length - 1);
     const y = (value) => bottom - ((bottom - top) * (value - low)) / (high - low || 1);
     for (let i = 0; i <= 4; i++) {
       const value = low + ((high - low) * i) / 4, delta = Math.round(((length - 1) * i) / 4);
       parts.push(`<line class="grid" x1="${left}" x2="${right}" y1="${y(value)}" y2="${y(value)}"/>`);
       parts.push(`<text x="${left - 6}" y="${y(value) + 4}" text-anchor="end">${+value.toPrecision(2)}</text>`);
-      parts.push(`<text x="${x(delta)}" y="${bottom + 18}" text-anchor="middle">${delta}</text>`);
+      parts.push(`<text x="${x(delta)}" y="${bottom + 19}" text-anchor="middle">${delta}</text>`);
     }
     for (const line of lines) {
       const step = Math.max(1, Math.floor(length / 640)), points = [];
@@ -43,7 +43,7 @@
       const title = line.name ? `<title>${line.name}</title>` : "";
       parts.push(`<polyline points="${points.join(" ")}" stroke="${line.stroke}" ${line.dashed ? 'stroke-dasharray="5 4"' : ""}>${title}</polyline>`);
     }
-    parts.push(`<text x="${(left + right) / 2}" y="236" text-anchor="middle">displacement δ, tokens</text>`);
+    parts.push(`<text x="${(left + right) / 2}" y="248" text-anchor="middle">displacement δ, tokens</text>`);
     document.getElementById(id).innerHTML = parts.join("");
   }
 
