@@ -43,6 +43,7 @@ CALLS = {
     "reference": lambda position: attention(Q, Q, Q, position=position, backend="reference"),
     "slots": lambda position: attention(Q[:, :, -1:], Q, Q, position=position, query_offset=torch.tensor(19)),
     "map": lambda position: attention_map(Q, Q, position=position),
+    "map of slots": lambda position: attention_map(Q[:, :, -1:], Q, position=position, query_offset=torch.tensor(19)),
     "empty": lambda position: attention(Q[:, :, :0], Q, Q, position=position),
 }
 
@@ -65,7 +66,7 @@ def test_a_direct_call_is_refused_too(name: str) -> None:
         run_backend(name, Call(terms=terms, v_BGSD=Q, mask=mask, softmax_scale=0.125))
 
 
-@pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if name != "slots"])
+@pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if not name.startswith("slot")])
 def test_an_offset_on_the_device_is_read_by_slots_only(name: str) -> None:
     terms, mask = ScoreTerms(q_BHTD=Q, k_BGSD=Q), Mask(num_queries=20, num_keys=20)
     call = Call(terms=terms, v_BGSD=Q, mask=mask, softmax_scale=0.125, device_offset=torch.tensor(0))
