@@ -21,8 +21,7 @@ from wavepos.data.corpora import corpus_of_run
 from wavepos.evaluate.harness.plan import HarnessConfig
 from wavepos.models import convert
 from wavepos.models.loading import load_model, load_saved_tokenizer
-from wavepos.storage import write_text
-from wavepos.training.checkpoints import MARKER, mark_complete
+from wavepos.storage import MARKER, mark_complete, write_text
 from wavepos.training.config import TrainConfig
 from wavepos.training.recipes import recipe
 from wavepos.training.trainer import train
