@@ -151,7 +151,7 @@ def of_type(model_type: str) -> Callable[[Path], None]:
         ("tokenizer_config.json", Path.unlink, "eos_token"),
         ("tokenizer_config.json", lambda path: path.write_text(""), "run/model/tokenizer_config.json is empty"),
     ],
-    ids=str,
+    ids=lambda value: value[:44] if isinstance(value, str) else "",
 )
 def test_a_damaged_model_is_named(
     run: Path, wavepos: Command, name: str, damage: Callable[[Path], None], told: str, marked: bool
@@ -181,7 +181,7 @@ def test_a_result_is_shown_before_it_is_written_and_goes_where_it_is_told(run: P
         ({"RANK": "3"}, "RANK must be less than its WORLD_SIZE=1, as torchrun sets both, got 3"),
         ({"WORLD_SIZE": "many"}, "the environment's WORLD_SIZE must be a number"),
     ],
-    ids=str,
+    ids=lambda value: value[:44] if isinstance(value, str) else "",
 )
 def test_an_environment_that_is_not_torchruns_is_named(
     run: Path, wavepos: Command, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], told: str
