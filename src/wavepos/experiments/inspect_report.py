@@ -86,7 +86,7 @@ def opened(path: Path) -> Inspected:
     if not isinstance(model, BaevskiAuliForCausalLM | DecoderLM):
         raise ValueError(
             f"inspect looks into models of wavepos, got {type(model).__name__} in {path}: "
-            "wavepos.models.convert(path, 'nope', native_rotation=True), saved, is the same model"
+            "what wavepos.models.convert makes of it, saved, is one"
         )
     tokenizer = load_saved_tokenizer(directory)
     return Inspected(path=path, model=model, tokenizer=tokenizer, config=config)
