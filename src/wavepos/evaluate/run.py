@@ -32,11 +32,11 @@ def evaluate_run(
         raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
     config = finished_run(run_dir)["config"]
     train_len = config["seq_len"]
-    bound = valid_bound(config["max_tokens"]) if corpus is None else None
-    corpus = corpus or corpus_of_run(run_dir, config)
+    is_own, corpus = corpus is None, corpus or corpus_of_run(run_dir, config)
     device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)
     tokenizer = load_saved_tokenizer(run_dir / MODEL)
+    bound = valid_bound(config["max_tokens"]) if is_own else None
     tokens = prepare_split(corpus, "valid", tokenizer, max_tokens=bound, ended=False)
     available = tokens.num_tokens - 1
     if max_tokens is not None and max_tokens < available:
