@@ -333,7 +333,8 @@ def test_the_first_look_ends_in_time_and_says_what_it_left_out(bench: Callable[.
     status, output = bench("gpu", "--device", "cpu", "--minutes", "1e-9", "--out", str(tmp_path))
     assert status == 0
     assert "yardstick: time is up, before NoPE fp32 D=64; --resume goes on with it" in output
-    assert bench("gpu", "--device", "cpu", "--minutes", "0") == (2, "Error: minutes must be positive, got 0.0\n")
+    message = "Error: minutes must be finite and positive, got 0.0: --minutes 8 would do\n"
+    assert bench("gpu", "--device", "cpu", "--minutes", "0") == (2, message)
 
 
 def test_the_yardstick_tells_a_wrong_backend_and_one_that_fails(
