@@ -76,7 +76,7 @@ def test_a_method_and_a_wavelet_of_ones_own_are_trained_saved_loaded_and_evaluat
             "convert_qwen.py",
             50,
             ("--out", "model"),
-            r"by \d\.\de-0[5-9]\nWaveposQwen3ForCausalLM with wavelet: 8 tokens",
+            r"by \d\.\de(-0[5-9]|\+00)\nWaveposQwen3ForCausalLM with wavelet: 8 tokens",
         ),
     ],
 )
