@@ -75,7 +75,7 @@ def main(out: Path, steps: int) -> None:
     config = TrainConfig(**model, **schedule, tokenizer="bpe:400", learning_rate=3e-3)
     record = train(config, out, prepare(config.corpus, config.tokenizer), imports=[__file__])
     print("losses", [round(loss, 3) for _, loss in record["losses"]])
-    results = evaluate_run(out, [64, 256], None, 1000, lambda *_: None)
+    results = evaluate_run(out, [64, 256], config.corpus, 1000, lambda *_: None)
     for entry in results["perplexities"]:
         print(f"{entry['kind']} {entry['seq_len']}: perplexity {entry['per_token']:.1f}")
 

@@ -153,24 +153,28 @@ def of_type(model_type: str) -> Callable[[Path], None]:
     ],
     ids=lambda value: value[:44] if isinstance(value, str) else "",
 )
-def test_a_damaged_model_is_named(
-    run: Path, wavepos: Command, name: str, damage: Callable[[Path], None], told: str, marked: bool
+def test_a_damaged_model_is_named(  # noqa: PLR0913 - three of them are the case
+    run: Path, finished: Path, wavepos: Command, name: str, damage: Callable[[Path], None], told: str, marked: bool
 ) -> None:
     damage(run / "model" / name)
     if not marked:
         (run / "model" / "complete.json").unlink()
-    status, output = wavepos("eval", "run", "--lengths", "16")
+    corpus = f"text:{finished.parent / 'corpus.txt'}"
+    status, output = wavepos("eval", "run", "--corpus", corpus, "--lengths", "16")
     assert status == 2, output
     assert (f"Error: run/model is damaged: {name} " if marked else told) in output
     assert "Traceback" not in output
 
 
-def test_a_result_is_shown_before_it_is_written_and_goes_where_it_is_told(run: Path, wavepos: Command) -> None:
-    status, output = wavepos("eval", "run", "--lengths", "16", "--out", "run/run.json/no.json")
+def test_a_result_is_shown_before_it_is_written_and_goes_where_it_is_told(
+    run: Path, finished: Path, wavepos: Command
+) -> None:
+    evaluate = ("eval", "run", "--corpus", f"text:{finished.parent / 'corpus.txt'}", "--lengths", "16")
+    status, output = wavepos(*evaluate, "--out", "run/run.json/no.json")
     assert status == 2
     assert output.index("nonoverlapping") < output.index("the result could not be written to run/run.json/no.json")
     assert "name another file by --out" in output
-    status, output = wavepos("eval", "run", "--lengths", "16", "--out", "elsewhere.json")
+    status, output = wavepos(*evaluate, "--out", "elsewhere.json")
     assert (status, json.loads(Path("elsewhere.json").read_text())["perplexities"][0]["seq_len"]) == (0, 16)
 
 

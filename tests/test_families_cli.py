@@ -59,7 +59,8 @@ def test_a_familys_own_rotation_stays_or_goes_as_the_command_says(
         start = tmp_path / name / "model"
         found.append(json.loads((start / "config.json").read_text())["native_rotation"])
     assert found == [True, True, False]
-    run(monkeypatch, "eval", str(tmp_path / "kept"), "--lengths", "16", "--max-tokens", "50")
+    read = ["--corpus", f"text:{path / 'text.txt'}", "--lengths", "16", "--max-tokens", "50"]
+    run(monkeypatch, "eval", str(tmp_path / "kept"), *read)
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         run(monkeypatch, "train", *common, "--native-rotation", "True", "--dry-run")

@@ -37,6 +37,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """`python -m benchmarks` in an empty directory: its exit status and output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("benchmarks.record.ROUNDS", 1)
 
     def call(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
@@ -97,6 +98,7 @@ def test_a_wrong_peer_ends_the_benchmark_without_a_result(
 def test_an_interruption_keeps_the_cells_before_it(
     bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("benchmarks.record.ROUNDS", 3)
     measured = attention._measured
     calls = count()
 

@@ -105,7 +105,7 @@ def test_the_command_leaves_a_model_that_other_commands_read(
     run("train", *common, *lora, "--out", str(tmp_path))
     asked = json.loads((tmp_path / "run.json").read_text())["config"]["lora"]
     assert asked == {"rank": 4, "alpha": 4.0, "targets": ["q_proj", "v_proj"]}
-    run("eval", str(tmp_path), "--lengths", "16", "32", "--max-tokens", "200")
+    run("eval", str(tmp_path), "--corpus", f"text:{qwen / 'text.txt'}", "--lengths", "16", "32", "--max-tokens", "200")
     run("generate", str(tmp_path), "--max-new-tokens", "4")
 
 

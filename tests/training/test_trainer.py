@@ -456,7 +456,7 @@ def test_weight_decay_spares_embeddings_norms_biases_and_positions() -> None:
     ("fields", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"learning_rate": -1.0}, "learning_rate must be positive, got -1.0"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive and finite, got -1.0"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, nag, got 'sgd'"),
         ({"warmup_steps": 13}, "warmup_steps must lie between 0 and steps=12, got 13"),
         ({"size": "huge"}, "size must be one of tiny, small, paper, probe for model baevski-auli, got 'huge'"),
