@@ -153,7 +153,7 @@ def of_type(model_type: str) -> Callable[[Path], None]:
     ],
     ids=lambda value: value[:44] if isinstance(value, str) else "",
 )
-def test_a_damaged_model_is_named(  # noqa: PLR0913 - three of them are the case
+def test_a_damaged_model_is_named(
     run: Path, finished: Path, wavepos: Command, name: str, damage: Callable[[Path], None], told: str, marked: bool
 ) -> None:
     damage(run / "model" / name)
