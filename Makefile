@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
+SITE := $(VENV)/.site
 
 .PHONY: demo test lint docs bench gpu gpu-study clean
 
@@ -20,24 +21,29 @@ gpu: $(SETUP)
 gpu-study: $(SETUP)
 	$(BIN)/wavepos study table1 --size gpu --seeds 1 --methods RoPE ALiBi Wavelet "Wavelet, recency start" --out $(OUT)
 
-test: $(SETUP)
+test: $(SITE)
 	$(BIN)/python -m pytest -q -n auto
 
-lint: $(SETUP)
+lint: $(SITE)
 	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/mypy
 
 # The site, in docs/_build/index.html; no network, every warning an error.
-docs: $(SETUP)
+docs: $(SITE)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
 
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wavepos needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lab,eval,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lab,eval,dev]'
 	touch $(SETUP)
+
+# What the site is built with; the demo does without.
+$(SITE): $(SETUP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $(SITE)
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
