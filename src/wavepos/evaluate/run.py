@@ -38,11 +38,11 @@ def evaluate_run(
         )
     config = finished_config(run_dir)
     train_len = config["seq_len"]
+    bound = valid_bound(config.get("max_tokens")) if corpus is None else None
+    corpus = corpus or corpus_of_run(run_dir, config)
     device = default_device()
     model: Any = load_model(run_dir / MODEL).to(device)
     tokenizer = load_saved_tokenizer(run_dir / MODEL)
-    bound = valid_bound(config.get("max_tokens")) if corpus is None else None
-    corpus = corpus or corpus_of_run(run_dir, config)
     tokens = prepare_split(corpus, "valid", tokenizer, max_tokens=bound, ended=False)
     available = tokens.num_tokens - 1
     if max_tokens is not None and max_tokens < available:
