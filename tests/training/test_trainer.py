@@ -218,7 +218,7 @@ def test_a_run_at_its_last_checkpoint_is_only_finished(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
-        patch.setattr("wavepos.training.trainer._save_model", full_disk)
+        patch.setattr("wavepos.training.finish._save_model", full_disk)
         train(config, tmp_path / "cut", data)
     resumed = train(config, tmp_path / "cut", data, no_update)
     assert resumed["losses"] == whole["losses"]

@@ -5,13 +5,9 @@ A run directory holds `model/` (safetensors, config and tokenizer), `checkpoints
 finished run. Under `torchrun` all processes make the same call; the directory must lie where all of them see it.
 """
 
-import dataclasses
-import math
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -32,8 +28,8 @@ from transformers.utils import logging
 
 from wavepos.console import Update, is_first_process
 from wavepos.data import TrainingData
-from wavepos.runs import CHECKPOINTS, MODEL, RECORD, TENSORBOARD, environment, opened_record
-from wavepos.storage import flush, mark_complete, marked_facts, read_record, write_record
+from wavepos.runs import CHECKPOINTS, RECORD, TENSORBOARD, opened_record
+from wavepos.storage import write_record
 from wavepos.training.arguments import trackers_named, training_arguments
 from wavepos.training.build import build_model
 from wavepos.training.callbacks import (
@@ -47,16 +43,15 @@ from wavepos.training.callbacks import (
 )
 from wavepos.training.checkpoints import checkpoint_step, whole_checkpoint
 from wavepos.training.config import RUN, VALIDATION_TOKENS, TrainConfig, learning_rate, uses_bf16
-from wavepos.training.divergence import INDEX, Divergence, Numbered, diverged
+from wavepos.training.divergence import INDEX, Divergence, Numbered
 from wavepos.training.failures import explained
-from wavepos.training.lora import check_peft, load_learned, merged, save_learned
+from wavepos.training.finish import finish
+from wavepos.training.lora import check_peft, load_learned, save_learned
 from wavepos.training.processes import in_first
 
 LOCK = ".training.lock"
 NOT_DECAYED = ("embedding.bands.", "embed_tokens.", "embed_in.", "positions.", ".position.")
 """Parts of the names of embeddings and positions in our models."""
-MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
-"""What `save_pretrained` writes, among the files of a checkpoint."""
 
 
 def train(
@@ -115,12 +110,12 @@ def train(
                 callbacks = [*trackers, TellProgress(update)]
                 checkpoint = _trained(config, arguments, data, checkpoint, begin, callbacks, weights)
             last = checkpoint
-            return in_first(lambda: _finished(config, record, data, last, arguments.world_size, weights))
+            return in_first(lambda: finish(config, record, data, last, arguments.world_size, weights))
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Keep other calls out of the directory; ValueError if one is at work there."""
+    """Keep other calls out of the directory until the run is finished; ValueError if one is at work there."""
     lock = FileLock(out / LOCK, timeout=0.0)
 
     def acquire() -> None:
@@ -133,6 +128,9 @@ def _alone(out: Path) -> Iterator[None]:
     in_first(acquire)
     try:
         yield
+        if is_first_process():  # whoever comes now finds the run finished
+            with suppress(OSError):
+                (out / LOCK).unlink()
     finally:
         lock.release()
 
@@ -162,64 +160,11 @@ def _trained(
     begin.reading = checkpoint is not None
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except UnpicklingError as error:
-        raise ValueError(
-            f"{checkpoint} cannot be gone on from (a file holds more than tensors and numbers, which is never loaded): "
-            "delete it, and the same command goes on from the one before, or begins anew"
-        ) from error
     finally:
         stop.restore()
     if stop.requested and trainer.state.global_step < config.steps:
         raise KeyboardInterrupt(f"stopped after update {trainer.state.global_step} of {config.steps}, state saved")
     return directory / f"checkpoint-{config.steps}"
-
-
-def _finished(
-    config: TrainConfig,
-    record: dict[str, Any],
-    data: TrainingData,
-    checkpoint: Path,
-    processes: int,
-    weights: Path | None,
-) -> dict[str, Any]:
-    """Make the last checkpoint the run's model and record; called anew where that was cut off."""
-    out, facts = checkpoint.parent.parent, marked_facts(checkpoint)
-    history = _history(checkpoint, config)
-    with torch.device("meta"):
-        whole = build_model(dataclasses.replace(config, lora=None), len(data.tokenizer), weights=weights)
-        parameters = sum(parameter.numel() for parameter in whole.parameters())
-    finished = record | {
-        "status": "finished",
-        "environment": environment(),
-        "processes": processes,
-        "precision": "bf16" if uses_bf16(config.precision) else "fp32",
-        "parameters": parameters,
-        "train_tokens": config.steps * config.batch_tokens,
-        "train_seconds": round(facts["seconds"], 1),
-        "losses": [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
-        "valid_losses": [(entry["step"], entry["valid_loss"]) for entry in history if "valid_loss" in entry],
-    }
-    if "last_loss" in facts:
-        finished["last_loss"] = facts["last_loss"]
-    _save_model(config, checkpoint, data, out / MODEL, weights)
-    write_record(out / RECORD, finished)
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)
-    with suppress(OSError):  # whoever comes now finds the run finished
-        (out / LOCK).unlink()
-    return finished
-
-
-def _history(checkpoint: Path, config: TrainConfig) -> list[dict[str, Any]]:
-    """What was logged up to a checkpoint; an earlier version logged what is not finite, and trained on."""
-    path = checkpoint / "trainer_state.json"
-    advice = f"delete {checkpoint}, and the same command goes on from the one before, or begins anew"
-    history = read_record(path, advice).get("log_history")
-    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-        raise ValueError(f"{path} holds no log_history: {advice}")
-    for entry in history:
-        if not math.isfinite(entry.get("loss", entry.get("valid_loss", 0.0))):
-            raise diverged(f"a loss logged at update {entry['step']:,} is not finite", config, checkpoint.parent)
-    return history
 
 
 def optimizer_and_schedule(config: TrainConfig, model: nn.Module) -> tuple[Optimizer, LambdaLR]:
@@ -337,27 +282,3 @@ def _trainer(
         every = config.validate_every
         trainer.add_callback(Validation(blocks, VALIDATION_TOKENS, every, precision, trainer.log, divergence))
     return trainer
-
-
-def _save_model(
-    config: TrainConfig, checkpoint: Path, data: TrainingData, directory: Path, weights: Path | None
-) -> None:
-    """The model's own files of a checkpoint and the tokenizer, as one folder that is whole or absent."""
-    temporary = directory.with_name(f".{directory.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        if config.lora is not None:
-            model = build_model(config, len(data.tokenizer), data.tokenizer, weights)
-            load_learned(model, checkpoint)
-            merged(model).save_pretrained(temporary)
-        else:
-            for path in (path for pattern in MODEL_FILES for path in checkpoint.glob(pattern)):
-                shutil.copyfile(path, temporary / path.name)
-        data.tokenizer.save_pretrained(temporary)
-        mark_complete(temporary, {})
-        shutil.rmtree(directory, ignore_errors=True)
-        temporary.rename(directory)
-        flush(directory.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
