@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +65,15 @@ class Call:
         """
         q = self.terms.q_BHTD
         return self.wide_dtype if q.device.type == "cpu" else q.dtype
+
+    @property
+    def sdpa_options(self) -> dict[str, Any]:
+        """What SDPA is told beside tensors and mask: the scale, and enable_gqa where heads share keys.
+
+        As a value that is computed, enable_gqa would be a symbol under torch.compile, which SDPA does not take.
+        """
+        grouped = self.terms.k_BGSD.shape[1] != self.terms.q_BHTD.shape[1]
+        return {"scale": self.softmax_scale, **({"enable_gqa": True} if grouped else {})}
 
     @property
     def num_scores(self) -> int:

@@ -5,7 +5,7 @@ displacement, so memory is T·S: right for the one query of a decoding step or t
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +22,7 @@ def _attention(call: Call) -> Tensor:
     keys, bias, seen = _biased(call)
     q, num_keys = call.terms.q_BHTD, keys.slots.shape[0]
     bias = bias.to(call.mask_dtype).expand(*q.shape[:3], num_keys)
-    grouped: dict[str, Any] = {}
-    if keys.k_BGSD.shape[1] != q.shape[1]:
-        grouped["enable_gqa"] = True
-    out = scaled_dot_product_attention(q, keys.k_BGSD, keys.v_BGSD, attn_mask=bias, scale=call.softmax_scale, **grouped)
+    out = scaled_dot_product_attention(q, keys.k_BGSD, keys.v_BGSD, attn_mask=bias, **call.sdpa_options)
     return torch.where(seen, out, 0.0)
 
 

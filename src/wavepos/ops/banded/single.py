@@ -1,7 +1,5 @@
 """Calls that are one call of PyTorch's attention: without a mask or a table, and of a single query, as in decoding."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -30,13 +28,10 @@ def single_attention(call: Call) -> Tensor:
     q, mask = call.terms.q_BHTD, call.mask
     keys = _keys(mask)
     k, v = call.terms.k_BGSD[:, :, keys], call.v_BGSD[:, :, keys]
-    grouped: dict[str, Any] = {}
-    if k.shape[1] != q.shape[1]:  # as a value it would be a symbol under torch.compile, which SDPA does not take
-        grouped["enable_gqa"] = True
     if mask.num_queries > 1:
-        return scaled_dot_product_attention(q, k, v, is_causal=mask.causal, scale=call.softmax_scale, **grouped)
+        return scaled_dot_product_attention(q, k, v, is_causal=mask.causal, **call.sdpa_options)
     row, seen = _row(call, keys)
-    out = scaled_dot_product_attention(q, k, v, attn_mask=row, scale=call.softmax_scale, **grouped)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=row, **call.sdpa_options)
     return out if seen is None else torch.where(seen, out, 0.0)
 
 
