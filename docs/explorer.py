@@ -9,7 +9,7 @@ import altair as alt
 
 from docs.results import ROOT, studies
 from docs.tables import best_sentence
-from wavepos.experiments.beside import NAMES, PROTOCOLS, _lengths, _paper_rows
+from wavepos.experiments.beside import NAMES, PROTOCOLS, lengths_beside, paper_rows
 from wavepos.experiments.intervals import FEWEST, LEVEL, t_quantile
 from wavepos.experiments.style import style_of
 from wavepos.experiments.tables import BLOCKS, Panel, columns, kinds_of, panels, short_text, unit_of
@@ -77,9 +77,9 @@ def ghosts(result: dict[str, Any], panel: Panel, kind: str, text: str) -> Iterat
     if table is None or text != panel.texts[0]:
         return
     protocol = next((each for each in PROTOCOLS if each == kind), None)
-    rows = {} if protocol is None else _paper_rows(table, protocol, panel)
+    rows = {} if protocol is None else paper_rows(table, protocol, panel)
     found = {column.length: column for column in columns(panel, text, kind)}
-    pairs = _lengths(table, panel, sorted(found))
+    pairs = lengths_beside(table, panel, sorted(found))
     base = result["baseline"]
     theirs = next((values for name, values in rows.items() if NAMES.get(name, name) == base), None)
     anchor = next((length for length, ours in pairs.items() if ours == panel.seq_len), None)

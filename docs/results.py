@@ -1,6 +1,5 @@
 """The files of results/, read once."""
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ def studies() -> dict[str, dict[str, Any]]:
     """By file name: every result that holds perplexities of trained runs, those of the most runs with seeds first."""
     found = {}
     for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = load(path.stem)
         if any(e.get("perplexities") for o in result.get("outcomes", ()) for e in o["evaluations"]):
             found[path.stem] = result
     first = ("table1-cpu", "demo")

@@ -21,9 +21,11 @@ from wavepos.experiments.tables import (
     Column,
     Panel,
     columns,
-    difference_text,
+    difference_rows,
+    marked,
     panel_note,
     panels,
+    perplexity_rows,
     perplexity_text,
     short_text,
     summary,
@@ -68,12 +70,8 @@ def perplexities(name: str, kind: str = "whole", rows: str = "all") -> str:
     """Perplexity by method and length, of the first text of results/NAME.json."""
     panel = first_panel(name)
     found = columns(panel, panel.texts[0], kind)
-    best = [column.best() for column in found]
-    shown = ranked(panel) if rows == "ranked" else panel.names
-    lines = []
-    for method in shown:
-        cells = [perplexity_text(list(c.shown[method].values())) if method in c.shown else "–" for c in found]
-        lines.append([method, *(f"**{x}**" if b == method else x for x, b in zip(cells, best, strict=True))])
+    cells = perplexity_rows(panel, found)
+    lines = ([method, *map(marked, cells[method])] for method in (ranked(panel) if rows == "ranked" else cells))
     return markdown_table([BLOCKS[kind], *(str(column.length) for column in found)], lines)
 
 
@@ -81,13 +79,7 @@ def differences(name: str, kind: str = "whole") -> str:
     """Differences to the baseline by method and length, of the first text of results/NAME.json."""
     panel, baseline = first_panel(name), load(name)["baseline"]
     found = columns(panel, panel.texts[0], kind)
-    lines = []
-    for method in panel.names:
-        if method != baseline:
-            told = [(column.difference(method, baseline)) for column in found]
-            texts = [difference_text(x) for x in told]
-            marked = [f"**{t}**" if x and x.leaves_out_zero else t for x, t in zip(told, texts, strict=True)]
-            lines.append([method, *marked])
+    lines = ([method, *map(marked, cells)] for method, cells in difference_rows(panel, found, baseline).items())
     return markdown_table([f"less {baseline}, nats per token", *(str(c.length) for c in found)], lines)
 
 

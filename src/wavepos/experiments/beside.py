@@ -44,9 +44,9 @@ def beside_paper(panel: Panel, table: TableName) -> Iterator[str]:
     """
     yield from ["### Beside the paper", "", _explained(panel, table), ""]
     for protocol in PROTOCOLS:
-        rows = _paper_rows(table, protocol, panel)
+        rows = paper_rows(table, protocol, panel)
         found = {column.length: column for column in columns(panel, panel.texts[0], protocol)}
-        pairs = _lengths(table, panel, sorted(found))
+        pairs = lengths_beside(table, panel, sorted(found))
         if rows and pairs:
             yield from [*_table(protocol, rows, found, pairs, panel), ""]
     yield from _judged(panel, table)
@@ -139,7 +139,7 @@ def judged_comparisons(panel: Panel, table: TableName) -> Iterator[tuple[Compari
         if comparison.train_len != paper or comparison.suspect:
             continue
         found = by_protocol[comparison.protocol]
-        ours = _lengths(table, panel, sorted(found)).get(comparison.length)
+        ours = lengths_beside(table, panel, sorted(found)).get(comparison.length)
         if ours is None:
             continue
         names = (NAMES.get(name, name) for name in (comparison.better, comparison.worse))
@@ -153,7 +153,7 @@ def judged_comparisons(panel: Panel, table: TableName) -> Iterator[tuple[Compari
         yield comparison, ours, how, difference_text(difference)
 
 
-def _paper_rows(table: TableName, protocol: Protocol, panel: Panel) -> dict[str, dict[int, float]]:
+def paper_rows(table: TableName, protocol: Protocol, panel: Panel) -> dict[str, dict[int, float]]:
     """The paper's perplexities by row and length, of the L_train that stands for ours."""
     if table == "1":
         paper = _paper_length(table, panel)
@@ -169,7 +169,7 @@ def _paper_length(table: TableName, panel: Panel) -> int:
     return 1024 if table == "1" and panel.seq_len == 1024 else 512
 
 
-def _lengths(table: TableName, panel: Panel, ours: list[int]) -> dict[int, int]:
+def lengths_beside(table: TableName, panel: Panel, ours: list[int]) -> dict[int, int]:
     """The paper's length to the nearest of ours in units of L_train, where there is one near; each of ours once."""
     paper = _paper_length(table, panel)
     published = LENGTHS if paper == 512 else LENGTHS_1024

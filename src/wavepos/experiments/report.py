@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from wavepos.experiments.beside import beside_paper, facts_table
 from wavepos.experiments.page import html_page
 from wavepos.experiments.tables import (
     BLOCKS,
-    Column,
     Panel,
     columns,
-    difference_text,
+    difference_rows,
     kinds_of,
+    marked,
     measurements,
     panel_note,
     panels,
-    perplexity_text,
+    perplexity_rows,
     short_text,
     summary,
     unit_of,
@@ -119,22 +119,10 @@ def console_tables(result: dict[str, Any]) -> Iterator[Table]:
                 found = columns(panel, text, kind)
                 for column in found:
                     table.add_column(str(column.length), justify="right")
-                for name, cells in _rows(panel, found).items():
+                for name, cells in perplexity_rows(panel, found).items():
                     narrow = ((cell.replace("±", "\n±"), best) for cell, best in cells)  # for 80 columns
                     table.add_row(name, *(f"[bold]{cell}" if best else cell for cell, best in narrow))
                 yield table
-
-
-def _rows(panel: Panel, found: Sequence[Column]) -> dict[str, list[tuple[str, bool]]]:
-    """By method: the text of each column and whether it is the best."""
-    best = [column.best() for column in found]
-    return {
-        name: [
-            (perplexity_text(list(column.shown[name].values())) if name in column.shown else "–", name == first)
-            for column, first in zip(found, best, strict=True)
-        ]
-        for name in panel.names
-    }
 
 
 def _markdown_table(panel: Panel, text: str) -> Iterator[str]:
@@ -144,8 +132,8 @@ def _markdown_table(panel: Panel, text: str) -> Iterator[str]:
             yield "| | " + " | ".join(str(column.length) for column in found) + " |"
             yield "|---|" + "---:|" * len(found)
         yield f"| *{BLOCKS[kind]}* |" + " |" * len(found)
-        for name, cells in _rows(panel, found).items():
-            yield f"| {name} | " + " | ".join(f"**{cell}**" if best else cell for cell, best in cells) + " |"
+        for name, cells in perplexity_rows(panel, found).items():
+            yield f"| {name} | " + " | ".join(map(marked, cells)) + " |"
 
 
 def _markdown_differences(panel: Panel, text: str, baseline: str) -> Iterator[str]:
@@ -155,14 +143,8 @@ def _markdown_differences(panel: Panel, text: str, baseline: str) -> Iterator[st
             yield "| | " + " | ".join(str(column.length) for column in found) + " |"
             yield "|---|" + "---:|" * len(found)
         yield f"| *{BLOCKS[kind]}* |" + " |" * len(found)
-        for name in panel.names:
-            if name != baseline:
-                marked = []
-                for column in found:
-                    difference = column.difference(name, baseline)
-                    told = difference is not None and difference.leaves_out_zero
-                    marked.append(f"**{difference_text(difference)}**" if told else difference_text(difference))
-                yield f"| {name} | " + " | ".join(marked) + " |"
+        for name, cells in difference_rows(panel, found, baseline).items():
+            yield f"| {name} | " + " | ".join(map(marked, cells)) + " |"
 
 
 def _markdown_summary(panel: Panel) -> Iterator[str]:

@@ -213,6 +213,36 @@ def _seeds_note(panel: Panel) -> str:
     )
 
 
+def perplexity_rows(panel: Panel, found: Sequence[Column]) -> dict[str, list[tuple[str, bool]]]:
+    """By method: the text of each column and whether it is the best."""
+    best = [column.best() for column in found]
+    return {
+        name: [
+            (perplexity_text(list(column.shown[name].values())) if name in column.shown else "–", name == first)
+            for column, first in zip(found, best, strict=True)
+        ]
+        for name in panel.names
+    }
+
+
+def difference_rows(panel: Panel, found: Sequence[Column], baseline: str) -> dict[str, list[tuple[str, bool]]]:
+    """By method but the baseline: its difference to that in each column, and whether it is more than chance."""
+    return {
+        name: [
+            (difference_text(difference), difference is not None and difference.leaves_out_zero)
+            for difference in (column.difference(name, baseline) for column in found)
+        ]
+        for name in panel.names
+        if name != baseline
+    }
+
+
+def marked(cell: tuple[str, bool]) -> str:
+    """A cell of `perplexity_rows` or `difference_rows` in Markdown."""
+    text, stands_out = cell
+    return f"**{text}**" if stands_out else text
+
+
 def perplexity_text(values: Sequence[float]) -> str:
     """Mean and, from two values on, ± standard deviation, with as many digits as say something."""
     mean = statistics.fmean(values)
