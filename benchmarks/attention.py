@@ -14,7 +14,7 @@ from benchmarks.measure import Call, check_time, comparison, device_kind, interl
 from benchmarks.parity import check_peer
 from benchmarks.peers import BASELINE, PASSES, PEERS, Built, Case, Pass, Peer, find_peer
 from benchmarks.record import Cell, Record, one_round
-from wavepos.console import Update
+from wavepos.console import Update, first_line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KEYS = ("peer", "seq_len", "dtype", "pass")
@@ -113,7 +113,7 @@ def _checked(config: AttentionConfig, record: Record, update: Update) -> dict[st
                 except RuntimeError as error:
                     if not peer.compiled:
                         raise
-                    reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                    reason = f"{type(error).__name__}: {first_line(error)}"
             if reason is not None:
                 record.note("left_out", {"peer": peer.name, "dtype": dtype, "reason": reason})
                 continue

@@ -12,13 +12,14 @@ from torch import nn
 
 from benchmarks.attention import DTYPES
 from benchmarks.measure import device_kind
-from wavepos.console import Update
+from wavepos.console import Update, first_line
 from wavepos.positions import Position, parse_position
 from wavepos.runs import environment
 from wavepos.storage import write_json
 from wavepos.testing import Case, measure
 
 BACKENDS: tuple[Literal["banded", "triton", "auto"], ...] = ("banded", "triton", "auto")
+SILENT = "no message"
 POSITIONS: dict[str, dict[str, Any]] = {
     "NoPE": {"method": "nope"},
     "RoPE": {"method": "rotary"},
@@ -143,13 +144,9 @@ def _verdict(
     try:
         errors = measure(position, case, backend, **told)
     except (ValueError, ImportError) as error:
-        return {"verdict": "refused", "reason": _line(error)}
+        return {"verdict": "refused", "reason": first_line(error) or SILENT}
     except Exception as error:  # a kernel that does not compile or run there: that is what this is to find
-        return {"verdict": "failed", "reason": f"{type(error).__name__}: {_line(error)}"}
+        return {"verdict": "failed", "reason": f"{type(error).__name__}: {first_line(error) or SILENT}"}
     within = all(error.error <= error.bound for error in errors)
     found = [{"tensor": e.tensor, "error": e.error, "bound": e.bound} for e in errors]
     return {"verdict": "within" if within else "beyond", "errors": found}
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]

@@ -114,3 +114,8 @@ def _lines(title: str) -> Iterator[Update]:
             console.print(f"{title}{share} {note}".rstrip(), markup=False, highlight=False)
 
     yield update
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in its first line; "" of one that says nothing."""
+    return next(iter(str(error).strip().splitlines()), "")

@@ -1,6 +1,7 @@
 """Names that users type, without what they stand for: the command line reads them before torch is imported."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Literal, get_args
 
 POSITIONS: Mapping[str, str] = {
@@ -55,3 +56,9 @@ def check_size(model: str, size: str) -> None:
         raise ValueError(f"model must be one of {', '.join(SIZES)}, got {model!r}")
     if size not in SIZES[model]:
         raise ValueError(f"size must be one of {', '.join(SIZES[model])} for model {model}, got {size!r}")
+
+
+def did_you_mean(word: object, choices: Iterable[str]) -> str:
+    """ ": did you mean …?" for a misspelled name, or nothing."""
+    close = get_close_matches(word, list(choices), 1) if isinstance(word, str) else []
+    return f": did you mean {close[0]!r}?" if close else ""

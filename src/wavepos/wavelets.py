@@ -5,7 +5,6 @@ float64: a position casts its finished table once. No 1/√a is applied here (Eq
 as an option.
 """
 
-import difflib
 import math
 import re
 from abc import ABC, abstractmethod
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wavepos._entry_points import UNKNOWN, load_entry_points
+from wavepos.names import did_you_mean
 
 PYWAVELETS_FAMILIES = ("db", "sym", "coif", "dmey", "bior", "rbio")
 
@@ -282,12 +282,9 @@ def mother_wavelet(name: str) -> MotherWavelet:
     if name.startswith(PYWAVELETS_FAMILIES):
         return Sampled(name)
     own = [*_CLOSED, *_registered]
-    close = difflib.get_close_matches(name, own, 1)
     raise ValueError(
         f"wavelet must be one of {', '.join(own)}, or a discrete wavelet of PyWavelets "
-        f"({', '.join(PYWAVELETS_FAMILIES)}, such as 'db4'), got {name!r}"
-        + (f": did you mean {close[0]!r}?" if close else "")
-        + f"; {UNKNOWN}"
+        f"({', '.join(PYWAVELETS_FAMILIES)}, such as 'db4'), got {name!r}{did_you_mean(name, own)}; {UNKNOWN}"
     )
 
 

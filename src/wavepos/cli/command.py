@@ -88,12 +88,15 @@ def check_empty(arguments: Sequence[str]) -> None:
         ValueError: one that is not the value of an option that takes a text.
     """
     for before, word in zip(("", *arguments), arguments, strict=False):
-        name, equals, _ = word.partition("=")
-        option = name if equals and word == f"{name}=" else before if word == "" else None
-        if option is None or option in TEXTS or not (word == "" or word.startswith("--")):
+        if word == "":
+            option = before
+        elif word.startswith("--") and word.find("=") == len(word) - 1:
+            option = word.removesuffix("=")
+        else:
             continue
-        place = option if option.startswith("--") else "an argument"
-        raise ValueError(f"{place} must not be empty, got '': the current directory is '.'")
+        if option not in TEXTS:
+            place = option if option.startswith("--") else "an argument"
+            raise ValueError(f"{place} must not be empty, got '': the current directory is '.'")
 
 
 def check_unicode(name: str, text: str) -> None:

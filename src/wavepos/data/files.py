@@ -81,11 +81,9 @@ class JsonLines(Corpus):
         return (text for text in self._texts() if is_valid(text, threshold) == (split == "valid"))
 
     def _texts(self) -> Iterator[str]:
-        numbered = ((number, line.removeprefix(BOM) if number == 1 else line) for number, line in self._lines())
+        lines = enumerate(read_lines(self.file), start=1)
+        numbered = ((number, line.removeprefix(BOM) if number == 1 else line) for number, line in lines)
         return non_blank(self._text(line, number) for number, line in numbered if line.strip())
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        return enumerate(read_lines(self.file), start=1)
 
     def _text(self, line: bytes, number: int) -> str:
         place = f"corpus {self.spec!r}, {self.file}, line {number}"

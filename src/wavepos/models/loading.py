@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from wavepos.console import first_line
 from wavepos.positions import LayersLike
 from wavepos.storage import MARKER, damage, unreadable_tokenizer
 
@@ -34,7 +35,7 @@ def checked_device(name: str | None) -> str:
     try:
         torch.empty(0, device=name)
     except Exception as error:  # RuntimeError, AssertionError, NotImplementedError
-        said = next(iter(str(error).splitlines()), type(error).__name__)
+        said = first_line(error) or type(error).__name__
         raise ValueError(f"device must be one that torch has here, such as cpu, got {name!r} ({said})") from error
     return name
 
@@ -149,7 +150,7 @@ def readable(source: str | Path) -> Iterator[None]:
     except Exception as error:  # of safetensors, transformers, and whatever a config of anything leads to
         if not folder.is_dir():
             raise
-        raise ValueError(f"{_unreadable(folder)} ({type(error).__name__}: {_first_line(error)}): {RESTORE}") from error
+        raise ValueError(f"{_unreadable(folder)} ({type(error).__name__}: {first_line(error)}): {RESTORE}") from error
 
 
 def _unreadable(folder: Path) -> str:
@@ -160,10 +161,6 @@ def _unreadable(folder: Path) -> str:
         except Exception:  # safetensors' own error is no subclass of any other
             return f"{path} cannot be read"
     return f"{folder} holds no model that can be loaded"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
 
 
 def weights_digest(directory: Path) -> str:

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin,
 import numpy as np
 from torch import Tensor
 
+from wavepos.names import did_you_mean
+
 LONGEST = 2**31
 """No length or displacement, in tokens, is larger."""
 MOST_ENTRIES = 2**24
@@ -118,7 +120,7 @@ def given_fields(data: Mapping[Any, Any], classes: Sequence[type[Config]]) -> tu
         if key not in known:
             raise ValueError(
                 f"{config.label()} takes {', '.join(known) or 'no keys'}, got the unknown key {key!r}"
-                f"{_did_you_mean(key, known)}"
+                f"{did_you_mean(key, known)}"
             )
     return config, fields
 
@@ -264,9 +266,4 @@ def _mismatch(name: str, value: object, annotation: Any) -> str:
         )
     choices = [x for arm in (annotation, *get_args(annotation)) if get_origin(arm) is Literal for x in get_args(arm)]
     shown = repr(value) if len(repr(value)) <= 200 else repr(value)[:200] + " …"
-    return f"{name} must be {_takes(annotation)}, got {shown}{_did_you_mean(value, choices)}"
-
-
-def _did_you_mean(word: object, choices: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(choices), 1) if isinstance(word, str) else []
-    return f": did you mean {close[0]!r}?" if close else ""
+    return f"{name} must be {_takes(annotation)}, got {shown}{did_you_mean(value, choices)}"

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from wavepos.console import num_processes
+from wavepos.names import did_you_mean
 from wavepos.runs import CHECKPOINTS
 from wavepos.training.config import TrainConfig, uses_bf16
 
@@ -60,9 +60,7 @@ def trackers_named(names: Sequence[str]) -> list[TrainerCallback]:
     trackers = []
     for name in names:
         if name not in served:
-            near = get_close_matches(name, served, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"report_to takes some of {', '.join(served)}, got {name!r}{hint}")
+            raise ValueError(f"report_to takes some of {', '.join(served)}, got {name!r}{did_you_mean(name, served)}")
         try:
             trackers.append(INTEGRATION_TO_CALLBACK[name]())
         except (RuntimeError, ImportError) as error:  # its package is not installed

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
+from wavepos.console import first_line
 from wavepos.storage import is_full
 from wavepos.training.config import TrainConfig
 
@@ -44,9 +46,12 @@ def explained(
             ) from error
         if checkpoint is None or not is_reading():
             raise
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        if isinstance(error, UnpicklingError):
+            reason = "a file holds more than tensors and numbers, which is never loaded"
         raise ValueError(
-            f"{checkpoint} cannot be gone on from ({type(error).__name__}: {_first_line(error)}): delete it, and the "
-            f"same command goes on from the one before, or begins anew"
+            f"{checkpoint} cannot be gone on from ({reason}): delete it, and the same command goes on from the one "
+            f"before, or begins anew"
         ) from error
 
 
@@ -64,7 +69,3 @@ def _memory_advice(config: TrainConfig, devices: int) -> str:
         f"out of memory, with {blocks * config.seq_len:,} tokens in one pass on each device: give "
         f"{' or '.join(hints)}; --dry-run plans the memory"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")

@@ -5,9 +5,10 @@ learns, nothing else; at the end of a run they are merged, so that its model is 
 """
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from wavepos.names import did_you_mean
 
 FIELDS = ("rank", "alpha", "targets")
 OF_POSITIONS = (".position.", ".r_proj.")
@@ -159,9 +160,9 @@ def _targets(model: Any, names: Sequence[str] | None) -> list[str]:
     known = sorted(set(found.values()))
     for name in names or ():
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"lora's targets must be some of {', '.join(known)}, got {name!r}{hint}")
+            raise ValueError(
+                f"lora's targets must be some of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}"
+            )
     return [whole for whole, name in found.items() if names is None or name in names]
 
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from wavepos.console import first_line
 from wavepos.names import ModelName, check_size
 from wavepos.training.config import Recipe, TrainConfig
 
@@ -97,7 +98,7 @@ def _position_from(start_from: str, position: "LayersLike", model: ModelName, na
         theirs = saved_config(start_from)
     except OSError as error:
         raise ValueError(
-            f"start_from must be a directory or hub name of a model, got {start_from!r}: {str(error).splitlines()[0]}"
+            f"start_from must be a directory or hub name of a model, got {start_from!r}: {first_line(error)}"
         ) from error
     own = BaevskiAuliConfig.model_type
     if (theirs.model_type == own) != (model == "baevski-auli"):
