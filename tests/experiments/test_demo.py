@@ -10,7 +10,8 @@ import pytest
 
 from wavepos.experiments import demo as demo_module
 from wavepos.experiments.catalogue import Execution, run_study
-from wavepos.experiments.demo import demo, demo_config, demo_methods
+from wavepos.experiments.demo import demo, demo_config, demo_methods, demo_reference
+from wavepos.experiments.plots import figures
 from wavepos.experiments.report import read_result, write_report
 from wavepos.experiments.study import StudyOptions
 from wavepos.runs import run_name
@@ -70,6 +71,19 @@ def test_all_files_are_written_and_a_reference_is_drawn_as_a_band(corpus: str, t
         write_report(result, out, reference)
         drawn = "comes with wavepos" in page.read_text(encoding="utf-8")
         assert drawn == ("seed" in seeds_changed), "a band of other runs would mislead"
+
+
+def test_the_reference_that_comes_along_is_of_the_demos_own_runs() -> None:
+    reference = demo_reference()
+    if reference is None:
+        pytest.skip("no results/ beside the package: it is not a checkout")
+    newcomers = json.loads(json.dumps(reference))
+    newcomers["outcomes"] = [outcome for outcome in newcomers["outcomes"] if outcome["seed"] == 0]
+    for outcome in newcomers["outcomes"]:  # as a run of today writes it
+        config = demo_config(outcome["config"]["position"], "stdlib", 0)
+        outcome["config"] = json.loads(json.dumps(dataclasses.asdict(config)))
+    (caption,) = (text for name, (_, text) in figures(newcomers, reference).items() if name.endswith("-whole"))
+    assert "Bands: the range of 5 seeds of the reference that comes with wavepos" in caption
 
 
 def test_one_command_line_gives_the_page(

@@ -15,6 +15,8 @@ from wavepos.experiments.tables import Panel, columns, kinds_of, panels, short_t
 from wavepos.positions import parse_layers
 from wavepos.positions.layers import distinct_configs
 from wavepos.positions.wavelet import WaveletConfig
+from wavepos.runs import fingerprint, stored_config
+from wavepos.training.config import TrainConfig
 
 WIDTH = 4.4
 """Of a figure of the report, in inches: text of 9 points is as large on a phone of 390 pixels."""
@@ -223,10 +225,12 @@ def _equal_panel(panel: Panel, reference: dict[str, Any] | None) -> Panel | None
     return None
 
 
-def _shared(panel: Panel) -> dict[str, Any]:
+def _shared(panel: Panel) -> str:
+    """A digest of a config without what may differ; a field that an older result lacks is at its default."""
     config: dict[str, Any] = panel.outcomes[0]["config"]
     aside = ("seed", "position", "save_every", "log_every", "validate_every", "precision")
-    return {key: value for key, value in config.items() if key not in aside}
+    kept = {key: value for key, value in config.items() if key not in aside}
+    return fingerprint(stored_config(TrainConfig, {"config": {**kept, "position": {"method": "nope"}}}))
 
 
 def _band_note(band: Panel | None, reference: dict[str, Any] | None) -> str:
