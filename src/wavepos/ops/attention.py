@@ -174,4 +174,4 @@ def autocast_dtype(device: str) -> torch.dtype | None:
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return nullcontext() if autocast_dtype(device) is None else torch.autocast(device, enabled=False)

@@ -101,8 +101,11 @@ def _distrust(call: Call) -> str | None:
 def _takes_triton(call: Call) -> bool:
     """Plain attention and single queries are PyTorch's own calls in the banded backend; the rest the kernel's."""
     q = call.terms.q_BHTD
-    plain = {"table", "bias_HR", "gates_BHS"}.isdisjoint(call.terms.in_use())
-    if not _on_gpu(q) or call.mask.num_queries == 1 or plain:
+    if (
+        not _on_gpu(q)
+        or call.mask.num_queries == 1
+        or {"table", "bias_HR", "gates_BHS"}.isdisjoint(call.terms.in_use())
+    ):
         return False
     try:
         refusal = IMPLEMENTATIONS["triton"].refusal(call)

@@ -7,6 +7,8 @@ from torch.autograd import forward_ad
 
 def refuse_forward_mode(backend: str, *tensors: Tensor | None) -> None:
     """Raise RuntimeError where a tensor carries a tangent: of torch.func.jvp, jacfwd or a dual level."""
+    if forward_ad._current_level < 0:  # no dual level is entered, torch.func's own included: there are no tangents
+        return
     if any(x is not None and _tangent(x) is not None for x in tensors):
         raise RuntimeError(
             f"backend={backend!r} has no forward-mode derivative (torch.func.jvp, jacfwd, forward_ad); use "

@@ -12,10 +12,14 @@ def gate_sums(gates_BHS: Tensor, num_keys: int) -> Tensor:
     In float64: c grows with the length and the scores read its differences, which float32 would have lost after some
     ten thousand keys. Devices without float64 (MPS) sum in float32.
     """
-    dtype = torch.float32 if gates_BHS.device.type == "mps" else torch.float64
+    dtype = _sum_dtype(gates_BHS)
     if gates_BHS.shape[-1] == num_keys:
         return gates_BHS.to(dtype).cumsum(-1)
     return gates_BHS.to(dtype) * torch.arange(num_keys, device=gates_BHS.device)
+
+
+def _sum_dtype(gates_BHS: Tensor) -> torch.dtype:
+    return torch.float32 if gates_BHS.device.type == "mps" else torch.float64
 
 
 def position_sums(gates_BHS: Tensor, mask: Mask, batch: int) -> Tensor:
@@ -43,6 +47,16 @@ def gate_differences(gates_BHS: Tensor, num_keys: int, query_T: Tensor) -> Tenso
         return sums_BHS[:, :, None].expand(-1, -1, query_T.shape[0], -1)
     own_BHT = sums_BHS.index_select(-1, query_T.clamp_max(num_keys - 1))
     return own_BHT[..., None] - sums_BHS[..., None, :]
+
+
+def query_differences(gates_BHS: Tensor, num_keys: int, query: int) -> Tensor:
+    """`gate_differences` of a single query, [B or 1,H,1,S]; in generation each operation counts."""
+    if gates_BHS.shape[-1] != 1:
+        return gate_differences(gates_BHS, num_keys, torch.tensor([query], device=gates_BHS.device))
+    last = min(query, num_keys - 1)
+    dtype = _sum_dtype(gates_BHS)
+    displacement_S = torch.arange(last, last - num_keys, -1, dtype=dtype, device=gates_BHS.device)
+    return gates_BHS.to(dtype)[..., None] * displacement_S
 
 
 def gates_of(gates_BHS: Tensor, keys: slice) -> Tensor:

@@ -92,7 +92,7 @@ class TableCache:
         """
         kept = self._tables.get(device) if no_mode_is_active() else None
         if kept is not None and kept[0] == key and kept[1].shape[-2] >= length:  # the way of every call but the first
-            return kept[1][..., :length, :]
+            return _first(kept[1], length)
         constant = None if key is None else len(range(key))  # under torch.compile: a number, not a symbol
         table: Tensor = self._at_least(self._grown(length), device, constant)
         return table[..., :length, :]
@@ -104,7 +104,7 @@ class TableCache:
             factors = kept[1]
         else:
             factors = self._factors(self._grown(length), device, dtype)
-        return None if factors is None else LowRank(coefficients_RK=factors[0][:length], basis_KE=factors[1])
+        return None if factors is None else LowRank(coefficients_RK=_first(factors[0], length), basis_KE=factors[1])
 
     def _grown(self, length: Any) -> int:
         """The length to compute: of a few values only, so that torch.compile meets few."""
@@ -150,6 +150,11 @@ class TableCache:
 
     def __getstate__(self) -> dict[str, object]:
         return {"_compute": self._compute, "_limit": self._limit, "_tables": {}, "_low_rank": {}}
+
+
+def _first(table_RX: Tensor, length: int) -> Tensor:
+    """Its first rows; a view is made only where it says something, for in generation each operation counts."""
+    return table_RX if table_RX.shape[-2] == length else table_RX[..., :length, :]
 
 
 def clipped(length: int, limit: int) -> int:

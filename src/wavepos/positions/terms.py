@@ -6,7 +6,7 @@ relative term, R table length in displacements.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -54,18 +54,18 @@ class ScoreTerms:
     def in_use(self) -> frozenset[str]:
         """The names of the fields that say something: every one that is not its default, also of a class derived."""
         found = set()
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor) or (value is not None and value != field.default):
-                found.add(field.name)
+        for name, field in self.__dataclass_fields__.items():  # `fields` would sort them out in every call
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, Tensor) or value != field.default):
+                found.add(name)
         return frozenset(found)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The name and value of every tensor in the fields."""
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
             if isinstance(value, Tensor):
-                yield field.name, value
+                yield name, value
 
     def tempered(self, temperature: Temperature | None, offset: int | Tensor) -> "ScoreTerms":
         """With q and r multiplied by a length temperature, for queries at positions offset … offset + T − 1."""
@@ -246,8 +246,8 @@ def require_fit(
         )
     if head_dim is not None and width != head_dim:
         raise ValueError(f"position {name} was made for head_dim={head_dim}, got q with {_shape(q_BHTD)}, so {width}")
-    for parameter in position.parameters(recurse=False):
-        if parameter.device != q_BHTD.device:
+    for parameter in position._parameters.values():
+        if parameter is not None and parameter.device != q_BHTD.device:
             raise ValueError(
                 f"position {name} lies on device {parameter.device} and q on {q_BHTD.device}: move the position to q's "
                 "device, or from meta with to_empty and reset_parameters or a state dict"

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
 from wavepos.ops.call import Call
 from wavepos.ops.gates import position_sums
@@ -52,7 +52,7 @@ def relative_terms(call: Call) -> tuple[Tensor | None, Tensor | None, Tensor | N
     if r_BHTE is not None and table is not None:
         product = None if call.factors is None else call.factors(terms)
         if product is not None:
-            r_BHTE, table = torch.matmul(r_BHTE, product.basis_KE.mT), product.coefficients_RK
+            r_BHTE, table = linear(r_BHTE, product.basis_KE), product.coefficients_RK
         table, start = _fitted(call, table if table.dim() == 3 else table[None], first)
         starts.append(start)
     if bias is not None:
@@ -89,4 +89,6 @@ def _fitted(call: Call, values_XR: Tensor, first: int) -> tuple[Tensor, int]:
             ahead = values_XR[:, :1].expand(-1, first - lowest, *values_XR.shape[2:])
             values_XR, first = torch.cat([ahead, values_XR], dim=1), lowest
     start = max(0, lowest - first)
+    if start == 0 and highest >= last:
+        return values_XR, first
     return values_XR[:, start : highest - first + 1], first + start

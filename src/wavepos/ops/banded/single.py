@@ -2,11 +2,11 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from wavepos.ops.banded.prepare import relative_terms
 from wavepos.ops.call import Call
-from wavepos.ops.gates import gate_differences, gates_of
+from wavepos.ops.gates import gates_of, query_differences
 from wavepos.ops.mask import Mask, hide
 from wavepos.positions.terms import at_least_float32
 
@@ -26,8 +26,9 @@ def is_single(call: Call) -> bool:
 def single_attention(call: Call) -> Tensor:
     """[B,H,T,D]. The mask of a single query is a row; of the keys those in its window are read."""
     q, mask = call.terms.q_BHTD, call.mask
-    keys = _keys(mask)
-    k, v = call.terms.k_BGSD[:, :, keys], call.v_BGSD[:, :, keys]
+    keys, k, v = _keys(mask), call.terms.k_BGSD, call.v_BGSD
+    if keys.stop - keys.start < mask.num_keys:
+        k, v = k[:, :, keys], v[:, :, keys]
     if mask.num_queries > 1:
         return scaled_dot_product_attention(q, k, v, is_causal=mask.causal, **call.sdpa_options)
     row, seen = _row(call, keys)
@@ -58,22 +59,23 @@ def _row(call: Call, keys: slice) -> tuple[Tensor | None, Tensor | None]:
 
 def _bias(call: Call, keys: slice) -> Tensor | None:
     """relative_scale · r·p(δ) + b[δ] + c of a single query and those keys, [B or 1,H,1,S] in `Call.mask_dtype`."""
-    q, num_keys, row = call.terms.q_BHTD, keys.stop - keys.start, None
+    query, num_keys, row = call.mask.query_offset - keys.start, keys.stop - keys.start, None
     r_BHTE, table_XRE, bias_HR, first = relative_terms(call)
     values = []
     if r_BHTE is not None and table_XRE is not None:
-        wide = at_least_float32(r_BHTE)
-        values.append(torch.matmul(wide, table_XRE.to(wide.dtype).mT) * call.relative_scale)
+        wide = at_least_float32(r_BHTE) * call.relative_scale
+        table_XRE = table_XRE.to(wide.dtype)
+        shared = table_XRE.shape[0] == 1  # one product of two matrices; broadcast over heads it takes twice as long
+        values.append(linear(wide, table_XRE[0]) if shared else torch.matmul(wide, table_XRE.mT))
     if bias_HR is not None:
         values.append(bias_HR[None, :, None])
     for each in values:
-        last = first + each.shape[-1] - 1
-        before, behind = call.mask.query_offset - last - keys.start, keys.stop - 1 - call.mask.query_offset + first
-        wide = pad(each.flip(-1), (max(0, before), max(0, behind)))  # from the first key or the last entry on
-        placed = wide[..., max(0, -before) :][..., :num_keys].to(call.mask_dtype)
-        row = placed if row is None else row + placed
+        before = query - (first + each.shape[-1] - 1)  # keys before that of the last entry; negative: entries too many
+        behind = num_keys - 1 - query + first
+        if max(before, behind) < num_keys:  # else no entry is any key's
+            placed = torch.constant_pad_nd(each.flip(-1), (before, behind)).to(call.mask_dtype)
+            row = placed if row is None else row + placed
     if call.terms.gates_BHS is not None:
-        query_T = torch.tensor([call.mask.query_offset - keys.start], device=q.device)
-        placed = gate_differences(gates_of(call.terms.gates_BHS, keys), num_keys, query_T).to(call.mask_dtype)
+        placed = query_differences(gates_of(call.terms.gates_BHS, keys), num_keys, query).to(call.mask_dtype)
         row = placed if row is None else row + placed
     return row
