@@ -1,4 +1,4 @@
-"""Calls that are not causal attention over all keys: a window, packed documents, both directions; each beside SDPA's.
+"""Calls that are not causal attention over all keys: a window, documents, padding, both directions; each beside SDPA's.
 
 Their time, like that of all peers, is given over causal RoPE + SDPA of the same length.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from benchmarks.peers.peer import Built, Case, Peer
 from benchmarks.peers.rope import THETA, cos_sin, rotate
@@ -29,6 +29,12 @@ def window(case: Case) -> dict[str, Any]:
 def packed(case: Case) -> dict[str, Any]:
     at = torch.arange(case.seq_len, device=case.device)
     return {"document_ids": (at * DOCUMENTS // case.seq_len).expand(case.batch, -1)}
+
+
+def padded(case: Case) -> dict[str, Any]:
+    """The first quarter of every row is padding, as in a batch of prompts of unequal length."""
+    real = torch.arange(case.seq_len, device=case.device) >= case.seq_len // 4
+    return {"key_padding_mask": real.expand(case.batch, -1)}
 
 
 def both_ways(_: Case) -> dict[str, Any]:
@@ -62,6 +68,18 @@ def rope_packed(case: Case) -> Built:
         )
 
     return Built(run=run, position=Rotary(case.head_dim, theta=THETA), state=(cos, sin), arguments=given)
+
+
+def rope_padded(case: Case) -> Built:
+    """RoPE + SDPA, called without the padding; queries there give zero, as ours do."""
+    cos, sin = cos_sin(case.seq_len, case.head_dim, case.dtype, case.device)
+    start = case.seq_len // 4
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x[:, :, start:] for x in (rotate(q, cos, sin), rotate(k, cos, sin), v))
+        return pad(scaled_dot_product_attention(q, k, v, is_causal=True), (0, 0, start, 0))
+
+    return Built(run=run, position=Rotary(case.head_dim, theta=THETA), state=(cos, sin), arguments=padded(case))
 
 
 def rope_both_ways(case: Case) -> Built:
@@ -107,6 +125,18 @@ PEERS = (
         title=f"RoPE + SDPA per document, {DOCUMENTS}",
         formula=f"{_ROPE}, one document",
         build=rope_packed,
+    ),
+    Peer(
+        name="wavelet-padded",
+        title="wavepos: Wavelet, a quarter padding",
+        formula=_WAVELET,
+        build=ours(_wavelet, padded),
+    ),
+    Peer(
+        name="rope-padded",
+        title="RoPE + SDPA without the padding",
+        formula=_ROPE,
+        build=rope_padded,
     ),
     Peer(
         name="wavelet-both-ways",
