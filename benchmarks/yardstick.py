@@ -45,7 +45,7 @@ CALLS: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "window": ({"num_queries": 1500, "num_keys": 1500}, {"window": 1400}),
     "both ways": ({"num_queries": 1500, "num_keys": 1500}, {"causal": False}),
 }
-"""Lengths before and beyond the wavelets' band, queries at the end of a cache, a window that leaves a far part, and and
+"""Lengths before and beyond the wavelets' band, queries at the end of a cache, a window that leaves a far part, and
 keys after the query: sizes, and what `attention` is told beside them."""
 
 
