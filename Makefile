@@ -25,8 +25,8 @@ test: $(SITE)
 	$(BIN)/python -m pytest -q -n auto
 
 lint: $(SITE)
-	$(BIN)/ruff format --check src tests benchmarks examples docs
-	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs noxfile.py
+	$(BIN)/ruff check src tests benchmarks examples docs noxfile.py
 	$(BIN)/mypy
 
 # The site, in docs/_build/index.html; no network, every warning an error.
