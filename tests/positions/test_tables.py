@@ -4,6 +4,7 @@ import copy
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -82,15 +83,28 @@ def test_exporting_leaves_a_live_model_as_it_was(name: str, strict: bool) -> Non
     assert torch.equal(layer(*longer), Layer(position(name))(*longer))
 
 
-@pytest.mark.parametrize("name", ["rotary", "alibi", "t5", "shaw", "transformer_xl", "wavelet", "learned_relative"])
-def test_an_exported_position_is_read_at_any_length_within_its_dimension(name: str) -> None:
-    length = torch.export.Dim("length", min=30, max=1024)  # all of it beyond the end of short tables
+def exported_at(name: str, length: Any) -> Any:
     given = inputs(name, 40)
     shapes = ({2: length}, {key: None if x is None else {2: length} for key, x in given[1].items()})
-    exported = torch.export.export(Layer(position(name)), given, dynamic_shapes=shapes).module()
-    for tokens in (30, 65, 1000):
+    return torch.export.export(Layer(position(name)), given, dynamic_shapes=shapes).module()
+
+
+@pytest.mark.parametrize("name", ["rotary", "alibi", "t5", "shaw", "transformer_xl", "wavelet", "learned_relative"])
+def test_an_exported_position_is_read_at_any_length_within_its_dimension(name: str) -> None:
+    length = torch.export.Dim("length", min=2, max=1024)  # short tables end within it
+    exported = exported_at(name, length)
+    for tokens in (2, 30, 65, 1000):
         other = inputs(name, tokens)
         torch.testing.assert_close(exported(*other), Layer(position(name))(*other))
+
+
+def test_a_length_without_a_maximum_is_exported_where_the_table_has_an_end() -> None:
+    exported = exported_at("wavelet", torch.export.Dim("length"))
+    for tokens in (5, 300):
+        other = inputs("wavelet", tokens)
+        torch.testing.assert_close(exported(*other), Layer(position("wavelet"))(*other))
+    with pytest.raises(ValueError, match="must have a maximum where tables grow with it, got none: give Dim"):
+        exported_at("rotary", torch.export.Dim("length"))
 
 
 @pytest.mark.parametrize("name", POSITIONS)

@@ -71,8 +71,8 @@ class ShawRelative(Position):
 
     def _terms(self, q_BHTD: Tensor, k_BGSD: Tensor, ahead: int, behind: int) -> ScoreTerms:
         require_fit(self, q_BHTD, head_dim=self.weight.shape[1])
-        first, past = -clipped(ahead, self._rows_ahead), clipped(behind, self.config.max_distance)
-        table = at_least_float32(self.weight[self._rows_ahead + first : self._rows_ahead + past + 1])
+        first, length = -clipped(ahead, self._rows_ahead), clipped(behind + 1, self.config.max_distance + 1)
+        table = at_least_float32(self.weight[self._rows_ahead + first : self._rows_ahead + length])
         return ScoreTerms(
             q_BHTD=q_BHTD, k_BGSD=k_BGSD, r_BHTE=q_BHTD, table=table, tail="clamp", first_displacement=first
         )

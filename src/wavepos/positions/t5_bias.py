@@ -105,9 +105,9 @@ class T5Bias(Position):
     def _terms(self, q_BHTD: Tensor, k_BGSD: Tensor, ahead: int, behind: int) -> ScoreTerms:
         require_fit(self, q_BHTD, num_heads=self.weight.shape[0])
         config = self.config
-        ahead, behind = clipped(ahead, config.max_distance), clipped(behind, config.max_distance)
+        ahead, length = clipped(ahead, config.max_distance), clipped(behind + 1, config.max_distance + 1)
         num_buckets = config.num_buckets // 2 if config.bidirectional else config.num_buckets
-        buckets = t5_buckets(behind + 1, num_buckets, config.max_distance)
+        buckets = t5_buckets(length, num_buckets, config.max_distance)
         if ahead:
             buckets_ahead = t5_buckets(ahead + 1, num_buckets, config.max_distance) + num_buckets
             buckets = torch.cat([buckets_ahead[1:].flip(0), buckets])

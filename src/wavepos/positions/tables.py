@@ -4,6 +4,7 @@ R table length in displacements, E width of a row, K rank.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,6 +112,13 @@ class TableCache:
         grown, needed = 64, length
         if isinstance(length, torch.SymInt):  # a graph's table that is taken whole would be a case of its own
             needed = _bounds(length)[1] + 1
+        if needed == math.inf and self._limit is None:
+            raise ValueError(
+                "a dynamic length of torch.export must have a maximum where tables grow with it, got none: "
+                "give Dim('T', max=2048), or another number, in dynamic_shapes"
+            )
+        if needed == math.inf and self._limit is not None:
+            return self._limit
         while grown < needed:
             grown *= 2
         return grown if self._limit is None else min(grown, self._limit)
@@ -166,11 +174,11 @@ def clipped(length: int, limit: int) -> int:
 
 
 def _bounds(length: Any) -> tuple[Any, Any]:
-    """The least and the most that a length can be: of torch.export's dimension, where that has a maximum."""
+    """The least and the most that a length can be; the most of torch.export's dimension without a maximum is inf."""
     if not isinstance(length, torch.SymInt):
         return length, length
     bounds = length.node.shape_env.bound_sympy(length.node.expr)
-    return (int(bounds.lower), int(bounds.upper)) if bounds.upper.is_finite else (length, length)
+    return int(bounds.lower), int(bounds.upper) if bounds.upper.is_Integer else math.inf
 
 
 def no_mode_is_active() -> bool:

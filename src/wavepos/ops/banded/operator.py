@@ -31,6 +31,8 @@ def _limits(call: Call) -> str | None:
             f"backend='banded' has no dropout on attention weights, got dropout={call.dropout}; use dropout=0.0 or "
             "backend='reference'"
         )
+    if torch.onnx.is_in_onnx_export():
+        return "backend='banded' is an operator that ONNX does not know; use backend='reference'"
     return None
 
 

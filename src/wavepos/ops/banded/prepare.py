@@ -88,7 +88,7 @@ def _fitted(call: Call, values_XR: Tensor, first: int) -> tuple[Tensor, int]:
         if both:
             ahead = values_XR[:, :1].expand(-1, first - lowest, *values_XR.shape[2:])
             values_XR, first = torch.cat([ahead, values_XR], dim=1), lowest
-    start = max(0, lowest - first)
-    if start == 0 and highest >= last:
+    start, end = max(0, lowest - first), min(highest - first + 1, values_XR.shape[1])
+    if start == 0 and end == values_XR.shape[1]:
         return values_XR, first
-    return values_XR[:, start : highest - first + 1], first + start
+    return values_XR[:, start:end], first + start
