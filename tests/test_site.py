@@ -78,6 +78,7 @@ def test_the_commands_of_a_page_are_understood(page: Path, monkeypatch: pytest.M
 def test_every_block_of_the_site_is_run_shown_or_marked() -> None:
     told = {"python", "bash", "json", "text", "{computed}", "{drawn}", "{toctree}", "{include}", "{literalinclude}"}
     told |= {"{eval-rst}", "{raw}"}
+    told |= {"{code-cell}"}  # of a notebook: the build runs it
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         opened = re.findall(r"^```(\S*)", text, re.MULTILINE)[::2]

@@ -18,7 +18,9 @@
   }
   function newCall() {
     const lengths = unique(bench().points.filter((p) => p[1] === field("call").value).map((p) => p[2])).sort((a, b) => a - b), kept = Number(field("tokens").value);
-    fill(field("tokens"), lengths.map((n) => [n, n.toLocaleString("en")]), lengths.includes(kept) ? kept : lengths[lengths.length - 1]);
+    const measured = (n) => bench().points.filter((p) => p[1] === field("call").value && p[2] === n).length, most = Math.max(...lengths.map(measured));
+    const longest = lengths.filter((n) => measured(n) > most / 2).pop(); // at which most methods still are
+    fill(field("tokens"), lengths.map((n) => [n, `${n.toLocaleString("en")} (${measured(n)} methods)`]), lengths.includes(kept) ? kept : longest);
     draw();
   }
   const list = () => ticks(element("methods"), bench().methods, hidden, () => "", draw);
