@@ -89,28 +89,31 @@ def best_recall(panel: TaskPanel, units: float, depth: float | None = None) -> s
     return f"{start}; from it cannot be told apart: {'; '.join(unclear)}."
 
 
-def properties(name: str = "table1-cpu") -> str:
-    """By method: perplexity at L_train and far beyond, recall there, and what it costs and serves."""
+def quality(name: str = "table1-cpu") -> str:
+    """By method: perplexity at the trained length and far beyond, and recall there."""
     panel = first_panel(name)
     found = columns(panel, panel.texts[0], "whole")
     chosen = [c for c in found if c.length in (panel.seq_len, 4 * panel.seq_len, 16 * panel.seq_len)]
-    base = next(o["parameters"] for o in panel.outcomes if o["name"] == "NoPE")
     recall = recall_beyond()
     rows = []
     for method in panel.names:
-        outcome = next(o for o in panel.outcomes if o["name"] == method)
         cells = [perplexity_text(list(c.shown[method].values())) if method in c.shown else NOT_MEASURED for c in chosen]
+        rows.append([method, *cells, recall.get(method, NOT_MEASURED)])
+    titles = ("trained length" if c.length == panel.seq_len else "long" for c in chosen)
+    heads = (f"{title}, {c.length:,}" for title, c in zip(titles, chosen, strict=True))
+    return markdown_table(["", *heads, "recall beyond L_train"], rows)
+
+
+def properties(name: str = "table1-cpu") -> str:
+    """By method: the directions it serves, its parameters, what a cache holds, what a token costs."""
+    panel = first_panel(name)
+    base = next(o["parameters"] for o in panel.outcomes if o["name"] == "NoPE")
+    rows = []
+    for method in panel.names:
+        outcome = next(o for o in panel.outcomes if o["name"] == method)
         served = [_both_ways(outcome), f"{outcome['parameters'] - base:,}", _cached(outcome)]
-        rows.append([method, *cells, recall.get(method, NOT_MEASURED), *served, *_costs(method)])
-    heads = [
-        "",
-        *(f"{'trained length, ' if c.length == panel.seq_len else 'long, '}{c.length:,}" for c in chosen),
-        "recall beyond L_train",
-        "both directions",
-        "parameters more",
-        "cache holds",
-        *(title for title, *_ in COSTS),
-    ]
+        rows.append([method, *served, *_costs(method)])
+    heads = ["", "both directions", "parameters more", "cache holds", *(title for title, *_ in COSTS)]
     return markdown_table(heads, rows)
 
 
