@@ -61,7 +61,7 @@ def test_the_commands_of_a_page_are_understood(page: Path, monkeypatch: pytest.M
     targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for words in commands(page):
         match words:
-            case ["wavepos", *rest]:
+            case ["wavepos" | ".venv/bin/wavepos", *rest]:
                 parsed(rest)
             case ["torchrun", *rest]:
                 parsed(rest[rest.index("wavepos") + 1 :])
