@@ -263,20 +263,6 @@ def converted() -> str:
     return markdown_table(["", "first loss", "last loss", *(f"read whole at {n}" for n in lengths)], rows)
 
 
-def family_checks() -> str:
-    """Families by checks: the largest difference of each from what it has to equal."""
-    result = load("families")
-    families: dict[str, dict[str, float | None]] = result["families"]
-    checks = list(next(iter(families.values())))
-    rows = [
-        [f"`{name}`", *("–" if found[check] is None else f"{found[check]:.0e}" for check in checks)]
-        for name, found in families.items()
-    ]
-    made = result["environment"]
-    said = f"`{made['command']}` at commit {made['commit'][:7]}; positions: {', '.join(result['positions'])}."
-    return f"{markdown_table(['', *checks], rows)}\n\n{said}"
-
-
 def all_results() -> str:
     """The files of results/ that hold perplexities, with what they are."""
     rows = [[f"`{name}.json`", result["title"], str(len(result["outcomes"]))] for name, result in studies().items()]

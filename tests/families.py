@@ -1,6 +1,6 @@
 """Every family that `convert` takes through the tests' gate, as numbers: results/families.json.
 
-`python -m tests.families` from the root of the checkout; the site shows the table. Small random weights, float32, on a CPU.
+`python -m tests.families` from the root of the checkout; the site shows the table. Small random weights, float32, CPU.
 """
 
 import argparse

@@ -117,7 +117,7 @@ CHECKS: Mapping[str, Callable[[Any], float]] = {
 
 
 def measured(family: str, positions: Mapping[str, Any]) -> dict[str, float | None]:
-    """All checks of a family, those of `CHECKS` at their worst over the positions; None: there is nothing to compare."""
+    """All checks of a family, those of `CHECKS` at their worst over the positions; None: nothing to compare with."""
     ours = (None, None) if family in INTERLEAVED else rotation(family, native=False)
     kept = (None, None) if family == "llama" else rotation(family, native=True)
     names = ("our rotation, logits", "our rotation, gradients", "own rotation, logits", "own rotation, gradients")
