@@ -17,6 +17,20 @@ def families() -> str:
     )
 
 
+def family_checks() -> str:
+    """Families by checks: the largest difference of each from what it has to equal."""
+    result = load("families")
+    families: dict[str, dict[str, float | None]] = result["families"]
+    checks = list(next(iter(families.values())))
+    rows = [
+        [f"`{name}`", *("–" if found[check] is None else f"{found[check]:.0e}" for check in checks)]
+        for name, found in families.items()
+    ]
+    made = result["environment"]
+    said = f"`{made['command']}` at commit {made['commit'][:7]}; positions: {', '.join(result['positions'])}."
+    return f"{markdown_table(['', *checks], rows)}\n\n{said}"
+
+
 def corpora() -> str:
     """What a corpus may be."""
     return "\n".join(f"- `{form}`: {what}" for form, what in CORPORA.items())

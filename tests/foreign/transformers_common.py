@@ -1,7 +1,7 @@
 """transformers' own common tests on our classes; they are not vendored (CONTRIBUTING says how they are run).
 
 The environment variable TRANSFORMERS_SDIST names the unpacked sdist of the installed transformers, FAMILY a family of
-`wavepos.models.FAMILIES` (llama).
+`wavepos.models.FAMILIES` (llama) or baevski_auli.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from wavepos.models import convert
+from wavepos.models import BaevskiAuliForCausalLM, WaveposLlamaConfig, convert
 from wavepos.models.decoder.families import family_models
 
 SDIST = Path(os.environ["TRANSFORMERS_SDIST"])
@@ -36,6 +36,7 @@ for _name, _mixin in (
 
 import tests.test_modeling_common as common  # noqa: E402 - these need the paths above
 from small_families import small_model  # noqa: E402
+from small_models import small  # noqa: E402
 from tests.test_modeling_common import ModelTesterMixin, ids_tensor  # noqa: E402
 
 _less_flaky = common.set_config_for_less_flaky_test
@@ -50,6 +51,12 @@ def _known_fields_only(config: Any) -> None:
 
 
 common.set_config_for_less_flaky_test = _known_fields_only
+# some tests set a window on every config that has the field; our Llama's follows from its position
+WaveposLlamaConfig.sliding_window = property(WaveposLlamaConfig.sliding_window.fget, lambda *_: None)
+
+POSITION = {"method": "wavelet", "query_bias": "recency"}
+BAEVSKI_AULI = FAMILY == "baevski_auli"
+MODELS = (BaevskiAuliForCausalLM,) if BAEVSKI_AULI else tuple(family_models(FAMILY).values())
 
 
 class Tester:
@@ -64,7 +71,7 @@ class Tester:
             setattr(self, name, getattr(config, name))
 
     def get_config(self) -> Any:
-        return convert(small_model(FAMILY), {"method": "wavelet", "query_bias": "recency"}).config
+        return (small("baevski-auli", POSITION) if BAEVSKI_AULI else convert(small_model(FAMILY), POSITION)).config
 
     def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
         input_ids = ids_tensor([self.batch_size, self.seq_length], self.vocab_size - 3) + 3
@@ -72,8 +79,8 @@ class Tester:
 
 
 class DecoderTest(ModelTesterMixin, unittest.TestCase):  # type: ignore[misc] # transformers is untyped here
-    all_model_classes = tuple(family_models(FAMILY).values())
-    all_generative_model_classes = (family_models(FAMILY)["AutoModelForCausalLM"],)
+    all_model_classes = MODELS
+    all_generative_model_classes = tuple(model for model in MODELS if model.__name__.endswith("ForCausalLM"))
 
     def setUp(self) -> None:
         self.model_tester = Tester(self)

@@ -90,6 +90,12 @@ def test_saved_and_loaded_is_the_same_model(position: str | dict, tmp_path: Path
     assert torch.equal(loaded(ids).logits, model(ids).logits)
 
 
+def test_a_directory_is_loaded_by_the_name_that_transformers_gives_it(tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path)
+    loaded = BaevskiAuliForCausalLM.from_pretrained(pretrained_model_name_or_path=tmp_path)
+    assert torch.equal(loaded.embedding.band_weight(0), tiny().embedding.band_weight(0))
+
+
 @pytest.mark.parametrize("position", POSITIONS, ids=str)
 def test_cached_generation_is_uncached_generation(position: str | dict) -> None:
     model = tiny(position)

@@ -5,9 +5,22 @@ from typing import Any
 
 import pytest
 import torch
-from small_families import positioned, read, small_config, small_model, tokens
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, StaticCache, Trainer, TrainingArguments
+from family_checks import (
+    CHECKS,
+    RECENCY,
+    cached,
+    largest,
+    losses_and_gradients,
+    measured,
+    order,
+    packed,
+    padded,
+    reloaded,
+    rotation,
+)
+from small_families import positioned, small_config, small_model, tokens
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache, Trainer, TrainingArguments
 from transformers.generation import CompileConfig
 
 from wavepos.models import FAMILIES, convert
@@ -15,7 +28,6 @@ from wavepos.models.decoder.rotation import INTERLEAVED
 
 ROTATIONS = [family for family in FAMILIES if family not in INTERLEAVED]
 NATIVE = [family for family in FAMILIES if family != "llama"]
-RECENCY = {"method": "wavelet", "query_bias": "recency"}
 POSITIONS = ["wavelet", RECENCY, "alibi", "forget_gate", "learned_relative"]
 FULL = ("llama", "qwen3", "qwen3_moe", "mistral", "gemma2", "gpt_neox")
 """Families that every one of `POSITIONS` is tried in; the others share them out."""
@@ -32,32 +44,14 @@ def name(value: Any) -> str:
     return value if isinstance(value, str) else "wavelet-recency"
 
 
-def losses_and_gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    out = model(x, labels=x, use_cache=False)
-    out.loss.backward()
-    return out.logits.detach(), {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
-
-
-def assert_same(theirs: nn.Module, ours: nn.Module) -> None:
-    (logits, gradients), (found, own) = losses_and_gradients(theirs, tokens()), losses_and_gradients(ours, tokens())
-    torch.testing.assert_close(found, logits, **CLOSE)
-    assert own.keys() == gradients.keys()
-    for key, gradient in gradients.items():
-        torch.testing.assert_close(own[key], gradient, **CLOSE, msg=key)
-
-
 @pytest.mark.parametrize("family", NATIVE)
 def test_with_its_own_rotation_a_family_computes_what_it_did(family: str) -> None:
-    theirs = small_model(family)
-    assert_same(theirs, convert(theirs, "nope", native_rotation=True).eval())
+    assert largest(rotation(family, native=True)) <= CLOSE["atol"]
 
 
 @pytest.mark.parametrize("family", ROTATIONS)
 def test_with_our_rotation_a_family_computes_what_it_did(family: str) -> None:
-    theirs = small_model(family)
-    ours = convert(theirs, "rotary").eval()
-    assert not ours.config.native_rotation
-    assert_same(theirs, ours)
+    assert largest(rotation(family, native=False)) <= CLOSE["atol"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -69,7 +63,7 @@ def test_under_autocast_a_family_is_trained_and_read_as_exactly_as_its_own_model
         learning(x, labels=x).loss.backward()
         with torch.no_grad():
             found, expected = ours(x, use_cache=False).logits.float(), theirs(x, use_cache=False).logits.float()
-            cached = ours(x, use_cache=True).logits.float()
+            kept = ours(x, use_cache=True).logits.float()
     assert all(
         bool(parameter.grad.isfinite().all()) for parameter in learning.parameters() if parameter.grad is not None
     )
@@ -77,45 +71,33 @@ def test_under_autocast_a_family_is_trained_and_read_as_exactly_as_its_own_model
         exact = theirs(x, use_cache=False).logits
     allowed = 2.0 * (expected - exact).abs().max() + 1e-4
     assert (found - exact).abs().max() <= allowed
-    assert (cached - exact).abs().max() <= allowed
+    assert (kept - exact).abs().max() <= allowed
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_of_a_familys_own_positions_is_left(family: str) -> None:
-    theirs = small_model(family, num_hidden_layers=1)
-    ours = convert(theirs, "nope").eval()
-    x = tokens(length=8)  # no further than any window
-    permuted = x[:, [3, 5, 0, 6, 1, 4, 2, 7]]
-    with torch.no_grad():
-        torch.testing.assert_close(ours(permuted).logits[:, -1], ours(x).logits[:, -1], **CLOSE)
-        assert (theirs(permuted).logits[:, -1] - theirs(x).logits[:, -1]).abs().max() > 1e-3
+    ours, theirs = order(family)
+    assert ours <= CLOSE["atol"]
+    assert theirs > 1e-3
 
 
 @pytest.mark.parametrize(("family", "position"), CELLS, ids=name)
 def test_a_cache_padding_and_packing_change_nothing(family: str, position: Any) -> None:
-    model, x = positioned(family, position), tokens()
-    with torch.no_grad():
-        whole = model(x, use_cache=False).logits
-        for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=24)):
-            torch.testing.assert_close(read(model, x, cache, [10, 5, 1, 1, 7]), whole, **CLOSE)
-        padded, mask = torch.cat([torch.zeros_like(x[:, :6]), x], 1), torch.ones(2, 30, dtype=torch.int64)
-        mask[:, :6] = 0
-        torch.testing.assert_close(model(padded, mask).logits[:, 6:], whole, **CLOSE)
-        packed, positions = x.reshape(1, -1), torch.arange(24).repeat(2)[None]
-        for ones in (None, torch.ones_like(packed)):
-            found = model(packed, ones, position_ids=positions).logits
-            torch.testing.assert_close(found.view_as(whole), whole, **CLOSE)
+    model = positioned(family, position)
+    for check in (cached, padded, packed):
+        assert check(model) <= CLOSE["atol"], check.__name__
 
 
 @pytest.mark.parametrize(("family", "position"), CELLS, ids=name)
-def test_a_saved_model_is_the_same_again(family: str, position: Any, tmp_path: Path) -> None:
-    model, x = positioned(family, position), tokens()
-    model.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert type(loaded) is type(model)
-    assert loaded.config.position == model.config.position
-    with torch.no_grad():
-        assert torch.equal(loaded(x).logits, model(x).logits)
+def test_a_saved_model_is_the_same_again(family: str, position: Any) -> None:
+    assert reloaded(positioned(family, position)) == 0.0
+
+
+def test_the_table_of_families_has_every_check_of_one() -> None:
+    found = measured("qwen3", {"Wavelet, recency start": RECENCY})
+    assert found.keys() > CHECKS.keys()
+    assert found.pop("order in theirs") > 1e-3
+    assert all(value <= CLOSE["atol"] for value in found.values())
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def convert(options: StudyOptions) -> Study:
         title=f"A small RoPE Qwen3 and what {UPDATES} updates make of it at {SEQ_LEN} tokens",
         runs=tuple(runs),
         baseline="RoPE",
-        needs="nothing: Python's standard library is the text; some 8 minutes of one CPU core; wavepos[lora]",
+        needs="nothing: Python's standard library is the text; some 12 minutes of one CPU core; wavepos[lora]",
         notes=(
             f"The model is trained from scratch with RoPE, {STEPS} updates of 2,048 tokens. Every other run goes on "
             f"from it for {UPDATES} updates, RoPE itself too. Learning rates are {LORA_LEARNING_RATE:g} for LoRA and "

@@ -231,8 +231,15 @@ class BaevskiAuliForCausalLM(PositionedPreTrainedModel, PositionedGenerationMixi
         return self
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *inputs: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *inputs: Any,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """transformers' own; layers that shared T5's bias when they were saved each begin with it."""
+        source = pretrained_model_name_or_path
         model, info = super().from_pretrained(source, *inputs, output_loading_info=True, **kwargs)
         later = _of_later_layers(model)
         if later and later <= info["missing_keys"] and "positions.0.weight" not in info["missing_keys"]:
