@@ -4,6 +4,8 @@ import contextlib
 import io
 import os
 
+from docs.results import load
+from docs.tables import markdown_table
 from wavepos.cli import COMMANDS, parsed
 from wavepos.names import CORPORA
 
