@@ -107,6 +107,16 @@ def test_cached_generation_is_uncached_generation(position: str | dict) -> None:
     torch.testing.assert_close(torch.stack(cached.logits), torch.stack(uncached.logits), rtol=0.0, atol=1e-5)
 
 
+def test_generation_ends_at_the_configs_end_of_text() -> None:
+    ids = torch.randint(1, 97, (1, 12))
+    asked = {"max_new_tokens": 8, "do_sample": False}
+    free = tiny().generate(ids, inputs_embeds=None, **asked)
+    end = int(free[0, 14])
+    first = free[0, 12:].tolist().index(end)
+    ended = tiny(eos_token_id=end, pad_token_id=0).generate(ids, **asked)
+    assert torch.equal(ended, free[:, : 13 + first])
+
+
 @pytest.mark.parametrize("position", POSITIONS, ids=str)
 def test_left_padding_changes_nothing(position: str | dict) -> None:
     model = tiny(position)
