@@ -75,12 +75,20 @@ def test_one_seed_has_no_bold_and_says_so(make_result: MakeResult, tmp_path: Pat
 
 
 def test_runs_of_another_precision_are_named(make_result: MakeResult) -> None:
-    result = make_result({"RoPE": {0: 4.0, 1: 4.1}, "ALiBi": {0: 3.0}})
+    result = make_result(
+        {"RoPE": {0: 4.0, 1: 4.1, 2: 4.2}, "ALiBi": {0: 3.0}, "NoPE": {0: 5.0}, "T5": {0: 3.0, 1: 3.1}}
+    )
     for outcome in result["outcomes"]:
         outcome["evaluations"][0]["precision"] = "bf16"
     assert "Products are taken" not in markdown(result)
-    result["outcomes"][2]["evaluations"][0]["precision"] = "fp32"
+    result["outcomes"][3]["evaluations"][0]["precision"] = "fp32"
     assert "Products are taken in bf16, but in fp32 ALiBi, seed 0: between the two" in markdown(result)
+    for outcome in result["outcomes"][4:]:
+        outcome["evaluations"][0]["precision"] = "fp32"
+    assert "but in bf16 RoPE, seeds 0, 1, 2: between" in markdown(result)
+    result["outcomes"][1]["evaluations"][0]["precision"] = result["outcomes"][2]["evaluations"][0]["precision"] = "fp32"
+    result["outcomes"][4]["evaluations"][0]["precision"] = "bf16"
+    assert "but in bf16 RoPE · NoPE, seed 0: between" in markdown(result)
 
 
 def test_unequal_seeds_are_paired_where_both_have_them(make_result: MakeResult) -> None:

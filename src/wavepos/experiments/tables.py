@@ -1,7 +1,7 @@
 """The numbers of a report: means and spreads over seeds, and paired differences to a baseline with their intervals."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,15 +187,26 @@ def panel_note(panel: Panel) -> str:
 
 
 def _precision_note(panel: Panel) -> str:
-    rows: dict[str, dict[str, None]] = {}
+    seeds: dict[str, dict[str, list[int]]] = {}
     for outcome in panel.outcomes:
         for precision in {e["precision"] for e in outcome["evaluations"] if "precision" in e}:
-            rows.setdefault(precision, {})[f"{outcome['name']}, seed {outcome['seed']}"] = None
-    if len(rows) < 2:
+            seeds.setdefault(precision, {}).setdefault(outcome["name"], []).append(outcome["seed"])
+    if len(seeds) < 2:
         return ""
-    common, *others = sorted(rows, key=lambda precision: -len(rows[precision]))
-    told = "; ".join(f"in {precision} {' · '.join(rows[precision])}" for precision in others)
+    common, *others = sorted(seeds, key=lambda precision: -sum(map(len, seeds[precision].values())))
+    told = "; ".join(f"in {precision} {_runs(seeds[precision])}" for precision in others)
     return f" Products are taken in {common}, but {told}: between the two, differences hold that of rounding as well."
+
+
+def _runs(seeds: Mapping[str, Sequence[int]]) -> str:
+    """Methods with the same seeds side by side: "ForgetGate · Cable, seeds 0, 1"."""
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for name, found in seeds.items():
+        alike.setdefault(tuple(sorted(found)), []).append(name)
+    return "; ".join(
+        f"{' · '.join(names)}, seed{'s' * (len(found) > 1)} {', '.join(map(str, found))}"
+        for found, names in alike.items()
+    )
 
 
 def _seeds_note(panel: Panel) -> str:
