@@ -25,13 +25,13 @@ test: $(SITE)
 	$(BIN)/python -m pytest -q -n auto
 
 lint: $(SITE)
-	$(BIN)/ruff format --check src tests benchmarks examples docs
-	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs noxfile.py
+	$(BIN)/ruff check src tests benchmarks examples docs noxfile.py
 	$(BIN)/mypy
 
-# The site, in docs/_build/index.html; no network, every warning an error.
+# The site, in docs/_build/html/index.html; no network, every warning an error.
 docs: $(SITE)
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wavepos needs Python 3.11 or newer")'

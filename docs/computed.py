@@ -1,6 +1,6 @@
 """Two directives: what a function of `docs` returns stands on the page, as Markdown or as a drawing.
 
-    ```{computed} tables:speed fp32
+    ```{computed} speed:speed fp32
     ```
     ```{drawn} figures:mother_wavelets
     ```

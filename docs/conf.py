@@ -17,7 +17,7 @@ from docs.computed import Computed, Drawn  # noqa: E402
 project = "wavepos"
 version = release = wavepos.__version__
 project_copyright = "the wavepos authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "wavepos"
@@ -29,6 +29,11 @@ html_theme_options = {"navigation_with_keys": True}
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
+nb_execution_mode = "cache"  # a notebook runs anew when it has changed
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings of libraries, which name paths of the machine
+nb_execution_timeout = 600
 default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

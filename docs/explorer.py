@@ -1,50 +1,60 @@
-"""The results explorer: every measured perplexity in one page, drawn by Altair's charts without a network."""
+"""What the results explorer holds: every measured perplexity, accuracy, time and memory, as JSON in its page."""
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import altair as alt
-
-from docs.results import ROOT, studies
-from docs.tables import best_sentence
+from docs.charts import specs
+from docs.choice import best_recall, best_sentence
+from docs.results import ROOT, benchmarks, probes, studies
 from wavepos.experiments.beside import NAMES, PROTOCOLS, lengths_beside, paper_rows
 from wavepos.experiments.intervals import FEWEST, LEVEL, t_quantile
+from wavepos.experiments.retrieval_report import TaskPanel, task_panels
 from wavepos.experiments.style import style_of
 from wavepos.experiments.tables import BLOCKS, Panel, columns, kinds_of, panels, short_text, unit_of
 
 MOST_SEEDS = 12
-DASHES = {"solid": [1, 0], "dashed": [6, 3], "dashdot": [6, 2, 1, 2], "dotted": [2, 2]}
-HEIGHT = 300
-GHOST = "#8a8a8a"
-COLOUR = alt.Color("colour:N", scale=None)
+MEBIBYTE = 2**20
+BASELINES = {
+    "attention": "RoPE + SDPA",
+    "decode": "RoPE + SDPA",
+    "generate": "transformers' own Llama",
+    "train-step": "the same model with RoPE",
+}
+"""What benchmarks measure beside."""
 
 
 def page() -> str:
     """The HTML of the explorer: its controls, its data, its charts."""
-    data: dict[str, Any] = {"studies": [study(name, result) for name, result in studies().items()]}
+    data: dict[str, Any] = {"studies": [*perplexity_studies(), *recall_studies(probes())]}
+    data["benchmarks"] = [costs(name, result) for name, result in benchmarks().items()]
     data |= {"fewest": FEWEST, "quantiles": _quantiles(), "specs": specs()}
     form = (ROOT / "docs" / "_static" / "explorer.html").read_text(encoding="utf-8")
     packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     return form.replace("__DATA__", packed)
 
 
-def study(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """What the page knows of a result: methods, readings of every text and protocol, a sentence per length."""
-    panel = panels(result)[0]
+def perplexity_studies() -> Iterator[dict[str, Any]]:
+    """One for each group of runs that may be compared."""
+    for name, result in studies().items():
+        found = panels(result)
+        for number, panel in enumerate(found):
+            several = {"name": f"{name}-{number + 1}", "title": f"{result['title']} {panel.title}"}
+            yield study(name, result, panel) | (several if len(found) > 1 else {})
+
+
+def study(name: str, result: dict[str, Any], panel: Panel) -> dict[str, Any]:
+    """What the page knows of runs: methods, readings of every text and protocol, a sentence per length."""
     return {
         "name": name,
         "title": result["title"],
-        "panel": panel.title,
+        "about": f"{panel.title}.",
+        "measure": "perplexity",
         "train": panel.seq_len,
-        "baseline": result["baseline"],
-        "methods": [
-            {"name": method, "colour": style_of(method).colour, "dash": style_of(method).dash} for method in panel.names
-        ],
-        "runs": [
-            [o["name"], o["seed"], o["environment"]["command"], o["environment"]["commit"][:7]] for o in panel.outcomes
-        ],
+        "baseline": result["baseline"] if result["baseline"] in panel.names else panel.names[0],
+        "methods": _styles(panel.names),
+        "runs": _runs(panel.outcomes),
         "readings": [reading(result, panel, text, kind) for text in panel.texts for kind in kinds_of(panel, text)],
     }
 
@@ -56,7 +66,7 @@ def reading(result: dict[str, Any], panel: Panel, text: str, kind: str) -> dict[
         "text": short_text(text),
         "kind": kind,
         "protocol": BLOCKS[kind],
-        "unit": unit_of(text),
+        "about": f"Perplexity {unit_of(text)}.",
         "points": [
             [method, seed, column.length, round(nats, 6), round(column.shown[method][seed], 4)]
             for column in found
@@ -93,60 +103,91 @@ def ghosts(result: dict[str, Any], panel: Panel, kind: str, text: str) -> Iterat
                 yield [method, ours, round(values[length] * factor, 3), values[length]]
 
 
-def specs() -> dict[str, Any]:
-    """The Vega-Lite charts, which read the data sets that explorer.js puts into them."""
-    charts = {"perplexity": _perplexity(), "differences": _differences()}
-    return {name: _themed(chart.properties(width="container", height=HEIGHT)) for name, chart in charts.items()}
+def recall_studies(results: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One for each probe: accuracy by distance, the mean over the depths of the answer and each depth by itself."""
+    for name, result in results.items():
+        for panel in task_panels(result):
+            found = [one for o in panel.outcomes for e in o["evaluations"] for one in e["recalled"]]
+            depths = sorted({one["depth"] for one in found})
+            yield {
+                "name": f"{name}-{panel.probe.name}",
+                "title": f"{panel.probe.title}: {result['title']}",
+                "about": f"{panel.probe.asks.capitalize()} L_train = {panel.seq_len}.",
+                "measure": "accuracy",
+                "train": panel.seq_len,
+                "baseline": result["baseline"] if result["baseline"] in panel.names else panel.names[0],
+                "methods": _styles(panel.names),
+                "runs": _runs(panel.outcomes),
+                "readings": [recall_reading(panel, depth) for depth in (None, *depths)],
+            }
 
 
-def _perplexity() -> alt.LayerChart:
-    """Means as lines with a band over the seeds, seeds as dots, the paper's numbers as ghosts."""
-    scale = alt.Scale(type="log", zero=False, nice=False)
-    value = alt.Y("value:Q", scale=scale, title="perplexity")
-    by_method = alt.Detail("method:N")
-    means, points, paper = (alt.Chart(alt.NamedData(name)) for name in ("means", "points", "paper"))
-    told = ["method:N", "seed:N", "length:Q", alt.Tooltip("value:Q", format=".4g"), "commit:N", "command:N"]
-    return alt.layer(
-        means.mark_area(opacity=0.15).encode(_length(), alt.Y("low:Q", scale=scale), alt.Y2("high:Q"), COLOUR),
-        paper.mark_line(strokeDash=[2, 3], color=GHOST, clip=True).encode(_length(), value, by_method),
-        paper.mark_point(size=30, color=GHOST, clip=True).encode(
-            _length(), value, tooltip=["method:N", "length:Q", alt.Tooltip("printed:Q", title="the paper's")]
-        ),
-        means.mark_line(strokeWidth=2).encode(_length(), value, COLOUR, _dash(), by_method),
-        points.mark_point(filled=True, size=45, opacity=0.8).encode(_length(), value, COLOUR, tooltip=told),
-    )
+def recall_reading(panel: TaskPanel, depth: float | None) -> dict[str, Any]:
+    """Points [method, seed, distance, accuracy, accuracy]."""
+    by_units = {units: {name: panel.accuracies(name, units, depth) for name in panel.names} for units in panel.units}
+    return {
+        "text": panel.probe.name,
+        "kind": "whole" if depth is None else f"depth {depth:g}",
+        "protocol": "Mean over depths" if depth is None else f"Answer at depth {depth:g} of the context",
+        "about": f"Dotted: chance, {panel.probe.chance:.3g}.",
+        "chance": panel.probe.chance,
+        "points": [
+            [name, seed, round(units * panel.seq_len), round(accuracy, 6), round(accuracy, 6)]
+            for units, by_name in by_units.items()
+            for name, by_seed in by_name.items()
+            for seed, accuracy in by_seed.items()
+        ],
+        "sentences": {round(units * panel.seq_len): best_recall(panel, units, depth) for units in panel.units},
+        "paper": [],
+    }
 
 
-def _differences() -> alt.LayerChart:
-    """Paired differences with their intervals, and a line at zero."""
-    mean = alt.Y("mean:Q", title="nats per token, less the baseline")
-    rows = alt.Chart(alt.NamedData("differences"))
-    told = ["method:N", "length:Q", alt.Tooltip("mean:Q", format="+.4f")]
-    told += [alt.Tooltip("half:Q", format=".4f", title="± 95%"), "seeds:Q", "said:N"]
-    return alt.layer(
-        alt.Chart(alt.NamedData("zero")).mark_rule(color=GHOST).encode(y="value:Q"),
-        rows.mark_line(strokeWidth=1.5).encode(_length(), mean, COLOUR, _dash(), alt.Detail("method:N")),
-        rows.mark_rule(strokeWidth=2).encode(_length(), alt.Y("low:Q"), alt.Y2("high:Q"), COLOUR),
-        rows.mark_point(filled=True, size=45).encode(_length(), mean, COLOUR, tooltip=told),
-    )
+def costs(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Of a benchmark: points [method, call, length, {measure: [median, lower, upper]}], and what was left out."""
+    made, cells = result["environment"], result["cells"]
+    titles = list(dict.fromkeys(_title(cell) for cell in cells))
+    return {
+        "name": name,
+        "title": f"{result['benchmark'].replace('-', ' ').capitalize()}, {made['gpu'] or made['cpu']}",
+        "about": f"{made['threads']} thread(s) of {made['cpu']}" + (f", {made['gpu']}." if made["gpu"] else "."),
+        "command": made["command"],
+        "commit": made["commit"][:7],
+        "baseline": BASELINES[result["benchmark"]],
+        "methods": _styles(titles),
+        "points": [[_title(c), _call(c), c["seq_len"], _measures(c)] for c in cells if "ratio" in c],
+        "left_out": [[_title(c), _call(c), c["seq_len"], c["skipped"]] for c in cells if "skipped" in c],
+    }
 
 
-def _length() -> alt.X:
-    scale, axis = alt.Scale(type="log", base=2, nice=False), alt.Axis(format="d")
-    return alt.X("length:Q", scale=scale, axis=axis, title="tokens read at once")
+def _measures(cell: Mapping[str, Any]) -> dict[str, list[float]]:
+    quartiles = ("median", "lower", "upper")
+    found = {
+        "time over the baseline's": [cell["ratio"][q] for q in quartiles],
+        "milliseconds": [cell["milliseconds"][q] for q in quartiles],
+    }
+    if "peak_bytes" in cell:
+        found["peak memory over the baseline's"] = [round(cell["peak_bytes"] / cell["baseline_peak_bytes"], 4)] * 3
+        found["peak memory, MiB"] = [round(cell["peak_bytes"] / MEBIBYTE, 2)] * 3
+    if "tokens_per_second" in cell:
+        found["tokens per second"] = [cell["tokens_per_second"]] * 3
+    return found
 
 
-def _dash() -> alt.StrokeDash:
-    scale = alt.Scale(domain=list(DASHES), range=list(DASHES.values()))
-    return alt.StrokeDash("dash:N", scale=scale, legend=None)
+def _title(cell: Mapping[str, Any]) -> str:
+    title: str = cell["title"].removeprefix("wavepos: ")
+    return title
 
 
-def _themed(chart: alt.LayerChart) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.to_dict(validate=True)
-    spec["autosize"] = {"type": "fit", "contains": "padding"}
-    spec["background"] = "transparent"
-    spec.pop("$schema", None)
-    return spec
+def _call(cell: Mapping[str, Any]) -> str:
+    return f"{cell['dtype']}, {cell['pass']}"
+
+
+def _styles(names: Iterable[str]) -> list[dict[str, str]]:
+    return [{"name": name, "colour": style_of(name).colour, "dash": style_of(name).dash} for name in names]
+
+
+def _runs(outcomes: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    return [[o["name"], o["seed"], o["environment"]["command"], o["environment"]["commit"][:7]] for o in outcomes]
 
 
 def _quantiles() -> list[float]:

@@ -38,18 +38,6 @@ def corpora() -> str:
     return "\n".join(f"- `{form}`: {what}" for form, what in CORPORA.items())
 
 
-def memory() -> str:
-    """Peak memory of wavelet attention over RoPE's, and the time of a training step."""
-    cells = [c for c in load("attention_cpu")["cells"] if (c["pass"], c["peer"]) == ("forward+backward", "wavelet")]
-    peaks = {(c["dtype"], c["seq_len"]): c["peak_bytes"] / c["baseline_peak_bytes"] for c in cells if "ratio" in c}
-    lengths = sorted({n for _, n in peaks})
-    rows = [[d, *(f"{peaks[d, n]:.2f}" if (d, n) in peaks else "–" for n in lengths)] for d in ("fp32", "bf16")]
-    table = markdown_table(["peak memory of Wavelet over RoPE + SDPA", *(f"{n // 1024}k" for n in lengths)], rows)
-    steps = [c for c in load("train_step_cpu")["cells"] if c["peer"] == "wavelet"]
-    said = ", ".join(f"{c['ratio']['median']:.2f} at {c['seq_len']:,} tokens" for c in steps)
-    return f"{table}\n\nA training step of the tiny Baevski–Auli model with wavelets over that with RoPE: {said}."
-
-
 def commands() -> str:
     """The help of every command."""
     parts = []

@@ -1,5 +1,6 @@
 """Tests write no file outside pytest's temporary folders and reach no network."""
 
+import gc
 import os
 import signal
 
@@ -16,11 +17,23 @@ from hypothesis import settings
 if not torch.cuda.is_available():  # Triton decides between compiling and interpreting while it is imported
     os.environ["TRITON_INTERPRET"] = "1"
 
+gc.disable()  # while tests are imported and collected; see pytest_collection_finish
+
 settings.register_profile("untimed", deadline=None)  # a busy machine is no defect of ours
 settings.load_profile("untimed")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected, some million objects, is looked through by no collection of garbage any more."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or extensions tell at exit of functions that leaked
 
 
 @pytest.fixture(autouse=True, scope="session")

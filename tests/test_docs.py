@@ -1,5 +1,7 @@
 """Documents keep up with the code."""
 
+import doctest
+import importlib
 import json
 import re
 from pathlib import Path
@@ -7,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from docs.tables import BLOCKS_OF_README, with_blocks
+from wavepos import wavelets
 from wavepos.models import WaveposLlamaConfig
+from wavepos.positions import registry
 
 ROOT = Path(__file__).resolve().parent.parent
+WITH_EXAMPLES = [path for path in sorted((ROOT / "src").rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
 
 
 def test_every_equation_cited_stands_in_the_mathematics() -> None:
@@ -67,3 +72,12 @@ def test_files_that_the_guide_to_adding_names_exist() -> None:
     places = ("", "src/wavepos/", "src/", "src/wavepos/positions/", "src/wavepos/experiments/", "src/wavepos/analysis/")
     absent = {name for name in named if not any((ROOT / place / name).exists() for place in places)}
     assert absent == {"experiments/NAME.py", "analysis/NAME.py"}, "these two stand for a name of one's own"
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
+def test_examples_of_docstrings_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (registry, wavelets):
+        monkeypatch.setattr(module, "_registered", dict(module._registered))
+    name = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
+    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert found.attempted and not found.failed

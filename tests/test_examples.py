@@ -81,6 +81,12 @@ def test_the_licences_of_all_dependencies_are_listed() -> None:
             ("--steps", "3", "--method", "alibi"),
             r"alibi: loss \d\.\d+ at 64 bytes, \d\.\d+ read whole",
         ),
+        (
+            "lora.py",
+            60,
+            ("--out", "model"),
+            r"trains [\d,]+ of [\d,]+ parameters\nloss \d\.\d+ to \d\.\d+\n.+WaveposLlama.+ by \d\.\de(-0[5-9]|\+00)",
+        ),
         ("encoder.py", 50, (), r"padding changes the logits by \d\.\de-(0[6-9]|[1-9]\d)|by 0\.0e\+00"),
         (
             "convert_qwen.py",

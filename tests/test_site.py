@@ -1,33 +1,18 @@
 """The pages of the site: their code runs, commands are understood, links lead somewhere, scripts compute."""
 
-import json
-import random
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from docs import explorer
-from docs.results import studies
-from wavepos import Wavelet, wavelets
-from wavepos.analysis.tables import table_statistics
+from wavepos import wavelets
 from wavepos.cli import parsed
-from wavepos.experiments.intervals import FEWEST
-from wavepos.experiments.tables import columns, panels
 from wavepos.positions import registry
-from wavepos.positions.alibi import alibi_slopes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "reference").glob("*.md"), ROOT / "README.md"])
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\n\Z")
-needs_node = pytest.mark.skipif(
-    shutil.which("node") is None, reason="node is not installed, which runs the site's scripts"
-)
 
 
 def blocks(path: Path, language: str) -> Iterator[str]:
@@ -76,7 +61,7 @@ def test_the_commands_of_a_page_are_understood(page: Path, monkeypatch: pytest.M
     targets = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for words in commands(page):
         match words:
-            case ["wavepos", *rest]:
+            case ["wavepos" | ".venv/bin/wavepos", *rest]:
                 parsed(rest)
             case ["torchrun", *rest]:
                 parsed(rest[rest.index("wavepos") + 1 :])
@@ -93,6 +78,7 @@ def test_the_commands_of_a_page_are_understood(page: Path, monkeypatch: pytest.M
 def test_every_block_of_the_site_is_run_shown_or_marked() -> None:
     told = {"python", "bash", "json", "text", "{computed}", "{drawn}", "{toctree}", "{include}", "{literalinclude}"}
     told |= {"{eval-rst}", "{raw}"}
+    told |= {"{code-cell}"}  # of a notebook: the build runs it
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         opened = re.findall(r"^```(\S*)", text, re.MULTILINE)[::2]
@@ -130,91 +116,7 @@ def test_what_a_page_asks_to_be_computed_is_there() -> None:
         for words in re.findall(r"^```\{(?:computed|drawn)\} (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert len(wanted) >= 30
-    quick = [words for words in wanted if words[0].startswith("tables:")]
+    quick = [words for words in wanted if words[0].startswith(("tables:", "choice:", "speed:"))]
     assert len(quick) >= 10
     for words in quick:
         assert "|" in called(*words) or called(*words).endswith("."), words
-
-
-def node(script: str) -> Any:
-    """What a script for node prints as JSON."""
-    done = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True, cwd=ROOT, timeout=600)
-    return json.loads(done.stdout)
-
-
-@needs_node
-def test_the_playground_computes_what_wavelets_are() -> None:
-    draw = random.Random(0)
-    configs: list[dict[str, Any]] = [
-        {
-            "wavelet": wavelet,
-            "scales": [round(draw.uniform(0.3, 80.0), 3) for _ in range(draw.randint(1, 4))],
-            "shifts": list(range(draw.randint(1, 5))),
-            "direction": direction,
-            "amplitude": draw.choice(["equal", "inverse_sqrt", "unit_peak"]),
-        }
-        for wavelet in wavelets.CLOSED_FORMS
-        for direction in ("past", "future")
-    ]
-    found = node(
-        "const {playground: P} = require('./docs/_static/playground.js');"
-        f"console.log(JSON.stringify({json.dumps(configs)}.map((c) => {{ const g = P.grid(c); return {{"
-        "table: g.table(100).map((row) => [...row]), reach: g.reach(), ...P.statistics(c),"
-        "start: [...P.recencyStart(c, P.alibiSlopes(8)[2])], slopes: P.alibiSlopes(6), json: P.asJson(c),"
-        "python: P.asPython(c) }; })))"
-    )
-    for config, of_script in zip(configs, found, strict=True):
-        dims = len(config["scales"]) * len(config["shifts"])
-        position = Wavelet(dims, **config, query_bias="recency", num_heads=8)
-        torch.testing.assert_close(torch.tensor(of_script["table"], dtype=torch.float32), position.table(100))
-        expected = table_statistics(position, 512)
-        assert (of_script["reach"], of_script["dead"], of_script["rank"]) == (
-            position.reach(),
-            expected.dead,
-            expected.rank,
-        )
-        assert position.query_bias_HD is not None
-        start = position.query_bias_HD[2].detach()
-        torch.testing.assert_close(torch.tensor(of_script["start"], dtype=torch.float32), start, atol=1e-5, rtol=1e-4)
-        assert of_script["slopes"] == pytest.approx(alibi_slopes(6))
-        plain = Wavelet(dims, **config)
-        assert registry.parse_position(json.loads(of_script["json"])) == plain.config
-        assert eval(of_script["python"], {"Wavelet": Wavelet}).config == plain.config
-
-
-@needs_node
-def test_the_explorer_computes_the_differences_of_the_reports() -> None:
-    result = studies()["demo"]
-    panel = panels(result)[0]
-    one = explorer.study("demo", result)
-    read = next(each for each in one["readings"] if each["kind"] == "whole")
-    found = node(
-        "const {explorer: E} = require('./docs/_static/explorer.js');"
-        f"const points = {json.dumps(read['points'])}, quantiles = {json.dumps(explorer._quantiles())};"
-        f"console.log(JSON.stringify({{means: E.means(points), differences: E.differences(points, 'ALiBi', quantiles, "
-        f"{FEWEST})}}))"
-    )
-    expected = {column.length: column for column in columns(panel, panel.texts[0], "whole")}
-    assert len(found["differences"]) == (len(panel.names) - 1) * len(expected)
-    for each in found["differences"]:
-        difference = expected[each["length"]].difference(each["method"], "ALiBi")
-        assert difference is not None
-        assert each["mean"] == pytest.approx(difference.mean, abs=2e-6)
-        assert each["half"] == pytest.approx(difference.half_width, abs=2e-5)
-        assert (each["said"] != "cannot be told") == difference.leaves_out_zero
-    for each in found["means"]:
-        values = expected[each["length"]].shown[each["method"]].values()
-        assert each["value"] == pytest.approx(sum(values) / len(values), abs=1e-3)
-        assert each["seeds"] == len(values)
-
-
-def test_the_explorer_holds_every_measured_point() -> None:
-    for name, result in studies().items():
-        one = explorer.study(name, result)
-        outcomes = panels(result)[0].outcomes
-        measured = sum(len(e["perplexities"]) for outcome in outcomes for e in outcome["evaluations"])
-        assert sum(len(read["points"]) for read in one["readings"]) == measured
-        for read in one["readings"]:
-            assert set(read["sentences"]) == {point[2] for point in read["points"]}
-    page = explorer.page()
-    assert "http" not in re.sub(r'"command":"[^"]*"', "", page.partition("explorer-data")[2].partition("</script>")[0])

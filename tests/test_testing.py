@@ -1,22 +1,13 @@
 """The yardstick itself: it passes what is right and finds what is wrong, in the output or in one gradient."""
 
-import doctest
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from wavepos import ALiBi, LearnedRelative, ShawRelative, Wavelet, attention, testing
+from wavepos import ALiBi, LearnedRelative, ShawRelative, Wavelet, attention
 from wavepos.positions import ScoreTerms
 from wavepos.positions.terms import ReadsRelativeStates
 from wavepos.testing import Case, Error, assert_within, compare, measure
-
-
-@pytest.mark.parametrize("name", ["measure", "assert_within"])
-def test_its_examples_run(name: str) -> None:
-    finder = doctest.DocTestFinder(recurse=False)
-    (example,) = (found for found in finder.find(getattr(testing, name), name) if found.examples)
-    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed == 0
 
 
 def test_every_learned_parameter_and_the_relative_states_are_measured() -> None:

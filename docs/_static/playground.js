@@ -1,8 +1,9 @@
 "use strict";
-// The table p(δ) of wavepos.Wavelet in plain JavaScript; tests/test_site.py holds it to Wavelet.table.
+// The table p(δ) of wavepos.Wavelet in plain JavaScript; tests/test_playground.py holds it to Wavelet.table.
 (function (root) {
   const BAND_TOLERANCE = 1e-7, DEAD_BELOW = 0.01, RANK_TOLERANCE = 0.01, RANK_LENGTH = 512;
   const RECENCY_HEIGHT = 6, RECENCY_PENALTY = 10, PAPER_LENGTH = 512;
+  const FACTORS_LENGTH = 1024, FACTORS_MULTIPLE = 8, WORTHWHILE = 0.75, FLOAT32 = 2 ** -23;
 
   const gaussianRadius = (tolerance) => Math.sqrt(Math.max(0, -Math.log(tolerance)));
   const WAVELETS = {
@@ -99,36 +100,91 @@
     return found;
   }
 
-  // Singular values by one-sided Jacobi rotations of the columns, which keeps small ones exact.
-  function singularValues(rows) {
-    const width = rows[0].length;
-    const columns = Array.from({ length: width }, (_, j) => Float64Array.from(rows, (row) => row[j]));
+  // The columns of R in the decomposition QR of the rows, by Householder's reflections: as many rows as columns are left.
+  function triangular(rows) {
+    const width = rows[0].length, height = Math.max(rows.length, width);
+    const columns = Array.from({ length: width }, (_, j) => Float64Array.from({ length: height }, (_, i) => rows[i]?.[j] ?? 0));
+    for (let p = 0; p < width; p++) {
+      const mirror = columns[p].slice(p);
+      let squares = 0;
+      for (const x of mirror) squares += x * x;
+      if (squares === 0) continue;
+      mirror[0] += (mirror[0] < 0 ? -1 : 1) * Math.sqrt(squares);
+      let length = 0;
+      for (const x of mirror) length += x * x;
+      for (let q = p; q < width; q++) {
+        const column = columns[q];
+        let sum = 0;
+        for (let i = 0; i < mirror.length; i++) sum += mirror[i] * column[p + i];
+        sum *= 2 / length;
+        for (let i = 0; i < mirror.length; i++) column[p + i] -= sum * mirror[i];
+      }
+    }
+    return columns.map((column) => column.slice(0, width));
+  }
+
+  // Singular values, the largest first, with their right singular vectors, by one-sided Jacobi rotations.
+  function singular(rows) {
+    const width = rows[0].length, columns = triangular(rows);
+    const turned = Array.from({ length: width }, (_, j) => Float64Array.from({ length: width }, (_, i) => (i === j ? 1 : 0)));
+    const rotate = (x, y, c, s) => { for (let i = 0; i < width; i++) { const u = x[i]; x[i] = c * u - s * y[i]; y[i] = s * u + c * y[i]; } };
+    const square = (x) => { let sum = 0; for (let i = 0; i < width; i++) sum += x[i] * x[i]; return sum; };
+    const nothing = 1e-30 * columns.reduce((sum, x) => sum + square(x), 0);
     for (let sweep = 0; sweep < 30; sweep++) {
       let rotated = false;
       for (let p = 0; p < width; p++) {
         for (let q = p + 1; q < width; q++) {
-          const x = columns[p], y = columns[q];
-          let xx = 0, yy = 0, xy = 0;
-          for (let i = 0; i < x.length; i++) { xx += x[i] * x[i]; yy += y[i] * y[i]; xy += x[i] * y[i]; }
-          if (Math.abs(xy) <= 1e-9 * Math.sqrt(xx * yy) || xy === 0) continue;
+          const x = columns[p], y = columns[q], xx = square(x), yy = square(y);
+          let xy = 0;
+          for (let i = 0; i < width; i++) xy += x[i] * y[i];
+          if (xx < nothing || yy < nothing || Math.abs(xy) <= 1e-9 * Math.sqrt(xx * yy)) continue;
           rotated = true;
           const zeta = (yy - xx) / (2 * xy), t = (zeta < 0 ? -1 : 1) / (Math.abs(zeta) + Math.hypot(1, zeta));
           const c = 1 / Math.hypot(1, t), s = c * t;
-          for (let i = 0; i < x.length; i++) { const u = x[i]; x[i] = c * u - s * y[i]; y[i] = s * u + c * y[i]; }
+          rotate(x, y, c, s);
+          rotate(turned[p], turned[q], c, s);
         }
       }
       if (!rotated) break;
     }
-    return columns.map((column) => Math.hypot(...column)).sort((a, b) => b - a);
+    return columns.map((column, j) => ({ value: Math.sqrt(square(column)), vector: turned[j] })).sort((a, b) => b.value - a.value);
   }
 
   function statistics(config) {
     const rows = grid(config).table(RANK_LENGTH), width = rows[0].length;
     let dead = 0;
     for (let j = 0; j < width; j++) if (rows.every((row) => Math.abs(row[j]) < DEAD_BELOW)) dead++;
-    const singular = singularValues(rows);
-    return { dead, rank: singular.filter((s) => s > RANK_TOLERANCE * singular[0]).length };
+    const values = singular(rows).map((one) => one.value);
+    return { dead, rank: values.filter((s) => s > RANK_TOLERANCE * values[0]).length };
   }
+
+  // Columns of the thin factor that attention multiplies by in place of the table, float32; its width where none is thin.
+  function factors(config) {
+    const { cells, table, reach } = grid(config), rows = table(Math.min(reach(), FACTORS_LENGTH)), width = cells.length;
+    const largest = rows.reduce((most, row) => row.reduce((m, x) => Math.max(m, Math.abs(x)), most), 0);
+    const vectors = singular(rows).map((one) => one.vector), left = new Float64Array(rows.length); // of each row, left out
+    let count = width;
+    for (; count > 0; count--) {
+      const vector = vectors[count - 1];
+      rows.forEach((row, i) => { left[i] += row.reduce((sum, x, j) => sum + x * vector[j], 0) ** 2; });
+      if (Math.sqrt(left.reduce((most, x) => Math.max(most, x), 0)) > 2 * FLOAT32 * largest) break;
+    }
+    const thin = Math.ceil(Math.max(count, 1) / FACTORS_MULTIPLE) * FACTORS_MULTIPLE;
+    return thin > WORTHWHILE * width || thin > rows.length ? width : thin;
+  }
+
+  // Multiply-adds of a forward pass over length tokens beside RoPE's: q·k and the values for all pairs; for the pairs
+  // within the reach a product with the table, or with its thin factor, to which each query is projected first.
+  function arithmetic(config, length, thin) {
+    const { cells, reach } = grid(config), width = cells.length, near = Math.min(reach(), length);
+    const pairs = (length * (length + 1)) / 2, band = near * length - (near * (near - 1)) / 2;
+    return 1 + (band * thin + (thin < width ? length * width * thin : 0)) / (2 * width * pairs);
+  }
+
+  // What a gate is per key where its projection says nothing: as it starts, log σ(0), or with the f that makes it a
+  // constant, minus that slope.
+  const gateStart = () => -Math.log(2);
+  const gateLogit = (slope) => -Math.log(Math.expm1(slope));
 
   function alibiSlopes(heads) {
     const power = 2 ** Math.floor(Math.log2(heads));
@@ -168,19 +224,22 @@
     shown.direction = config.direction;
     shown.amplitude = config.amplitude;
     if (config.query_bias) shown.query_bias = config.query_bias;
+    if (config.gate) shown.gate = config.gate;
     return JSON.stringify(shown);
   }
 
   function asPython(config) {
     const width = config.scales.length * config.shifts.length;
-    const more = config.query_bias ? `, query_bias="${config.query_bias}", num_heads=8` : "";
+    const more = (config.query_bias ? `, query_bias="${config.query_bias}"` : "") + (config.gate ? `, gate="${config.gate}"` : "");
+    const heads = more && ", num_heads=8";
     return (
       `Wavelet(${width}, "${config.wavelet}", scales=${JSON.stringify(config.scales)}, ` +
-      `shifts=${JSON.stringify(config.shifts)}, direction="${config.direction}", amplitude="${config.amplitude}"${more})`
+      `shifts=${JSON.stringify(config.shifts)}, direction="${config.direction}", amplitude="${config.amplitude}"${more}${heads})`
     );
   }
 
   root.playground = {
-    WAVELETS, PAPER_LENGTH, grid, statistics, singularValues, alibiSlopes, recencyStart, asJson, asPython,
+    WAVELETS, PAPER_LENGTH, grid, statistics, factors, arithmetic, alibiSlopes, recencyStart, gateStart, gateLogit,
+    asJson, asPython,
   };
 })(typeof module === "object" ? module.exports : window);

@@ -1,7 +1,7 @@
 "use strict";
 // The form and the drawings of the playground; the numbers are playground.js's.
 (function () {
-  const { grid, statistics, alibiSlopes, recencyStart, asJson, asPython, PAPER_LENGTH } = window.playground;
+  const { grid, statistics, factors, arithmetic, alibiSlopes, recencyStart, gateStart, gateLogit, asJson, asPython, PAPER_LENGTH } = window.playground;
   const form = document.getElementById("playground-form"), HEADS = 8, MOST = 256;
   const show = (id, text) => { document.getElementById(id).textContent = text; };
 
@@ -18,6 +18,7 @@
     return {
       wavelet: given.get("wavelet"), scales, shifts: Array.from({ length: count }, (_, b) => b),
       direction: given.get("direction"), amplitude: given.get("amplitude"), query_bias: given.get("query_bias"),
+      gate: given.get("gate"), gate_as: given.get("gate_as"), length: Number(given.get("length")),
       head: Number(given.get("head")), shown: 2 ** Number(given.get("shown")),
     };
   }
@@ -47,6 +48,16 @@
     document.getElementById(id).innerHTML = parts.join("");
   }
 
+  function key(id, lines) {
+    document.getElementById(id).replaceChildren(...lines.map((line) => {
+      const item = document.createElement("li"), swatch = document.createElement("span");
+      swatch.className = "swatch";
+      swatch.style.borderTop = `3px ${line.dashed ? "dashed" : "solid"} ${line.stroke}`;
+      item.append(swatch, ` ${line.name}`);
+      return item;
+    }));
+  }
+
   let pending = 0;
   function update() {
     let config;
@@ -56,7 +67,7 @@
     show("playground-width", width);
     show("playground-reach", `${found.reach().toLocaleString("en")} tokens`);
     show("playground-dead", "…");
-    show("playground-rank", "…");
+    for (const id of ["rank", "cost", "factors"]) show(`playground-${id}`, "…");
     const count = config.shifts.length, middle = Math.floor(count / 2);
     const lines = config.scales.map((a, i) => ({
       name: `a = ${a}, b = ${middle}`, stroke: colour(i, config.scales.length),
@@ -64,15 +75,23 @@
     }));
     const peak = Math.max(1e-9, ...lines.flatMap((line) => line.values.map(Math.abs)));
     draw("playground-table", lines, config.shown, -peak, peak);
-    const slope = alibiSlopes(HEADS)[config.head - 1];
-    const line = rows.map((_, delta) => 6 - slope * delta), bias = [];
+    key("playground-table-key", lines);
+    const slope = alibiSlopes(HEADS)[config.head - 1], parts = [], sum = new Float64Array(config.shown);
+    const add = (name, stroke, values) => { parts.push({ name, stroke, values }); values.forEach((x, delta) => { sum[delta] += x; }); };
     if (config.query_bias) {
       if (found.reach() > 65536) { show("playground-error", "A recency start is shown for reaches up to 65,536 tokens."); return; }
       const v = recencyStart(config, slope);
-      bias.push({ name: "v·p(δ)/√d", stroke: "var(--color-brand-primary)", values: rows.map((row) => row.reduce((sum, p, i) => sum + v[i] * p, 0) / Math.sqrt(width)) });
+      add("v·p(δ)/√d of an untrained recency start", "var(--color-brand-primary)", rows.map((row) => row.reduce((total, p, i) => total + v[i] * p, 0) / Math.sqrt(width)));
     }
-    draw("playground-bias", [{ name: "6 − slope·δ, ALiBi", stroke: "currentColor", dashed: true, values: line }, ...bias], config.shown, -2, 8);
-    show("playground-bias-caption", `Head ${config.head} of ${HEADS}: dashed, 6 − ALiBi's slope ${+slope.toPrecision(3)} · δ` + (bias.length ? "; solid, v·p(δ)/√d of an untrained recency start" : "; choose a query bias to see v·p(δ)"));
+    if (config.gate) {
+      const gate = config.gate_as === "slope" ? -slope : gateStart(), logit = (config.gate === "cable" ? -1 : 1) * (config.gate_as === "slope" ? gateLogit(slope) : 0);
+      add(`the gates between, ${+gate.toPrecision(3)} for every key (their logit ${+logit.toPrecision(3)})`, "#d35400", rows.map((_, delta) => gate * delta));
+    }
+    if (parts.length > 1) parts.push({ name: "their sum", stroke: "#2e8b57", values: sum });
+    const line = { name: `6 − ALiBi's slope ${+slope.toPrecision(3)} · δ (dashed)`, stroke: "currentColor", dashed: true, values: rows.map((_, delta) => 6 - slope * delta) };
+    draw("playground-bias", [line, ...parts], config.shown, -10, 8);
+    key("playground-bias-key", [line, ...parts]);
+    show("playground-bias-caption", `What head ${config.head} of ${HEADS} adds to the score of a key δ tokens back, with q·k and q·p(δ) left out` + (parts.length ? "" : ": nothing; choose a query bias or a gate"));
     document.getElementById("playground-json").value = asJson(config);
     document.getElementById("playground-python").value = asPython(config);
     clearTimeout(pending);
@@ -80,6 +99,9 @@
       const { dead, rank } = statistics(config);
       show("playground-dead", `${dead} of ${width}`);
       show("playground-rank", rank);
+      const thin = factors(config);
+      show("playground-cost", `× ${arithmetic(config, config.length, thin).toFixed(3)}`);
+      show("playground-factors", thin < width ? `${thin} of ${width} columns` : `all ${width} columns`);
     }, 150);
   }
 

@@ -104,16 +104,30 @@ def _bar(title: str) -> Iterator[Update]:
 
 @contextmanager
 def _lines(title: str) -> Iterator[Update]:
-    last = time.monotonic()
+    last = begun = time.monotonic()
+    first, known = 0.0, None
 
     def update(done: float, total: float | None, note: str = "") -> None:
-        nonlocal last
-        if time.monotonic() - last >= LINE_EVERY_SECONDS:
-            last = time.monotonic()
+        nonlocal last, begun, first, known
+        now = time.monotonic()
+        if total != known or done < first:  # another part of the work
+            begun, first, known = now, done, total
+        if now - last >= LINE_EVERY_SECONDS:
+            last = now
             share = f" {100.0 * done / total:.0f}%" if total else ""
+            if total and first < done < total:
+                share += f", {duration((now - begun) * (total - done) / (done - first))} left"
             console.print(f"{title}{share} {note}".rstrip(), markup=False, highlight=False)
 
     yield update
+
+
+def duration(seconds: float) -> str:
+    """Of at least no time, to whole seconds: "7 s", "3 min", "2 h 05 min"."""
+    if seconds < 60.0:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60.0)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import attention, decode, first_look, generate, run
+from benchmarks import attention, decode, first_look, generate, run, yardstick
 from benchmarks.attention import AttentionConfig
 from benchmarks.decode import DecodeConfig, bench_decode
 from benchmarks.figures import summary_table, write_figures
@@ -190,7 +190,7 @@ def test_train_step_measures_tokens_a_second(bench: Callable[..., Any], tmp_path
 
 
 def test_generate_measures_tokens_a_second_beside_transformers_llama(bench: Callable[..., Any], tmp_path: Path) -> None:
-    options = ["--sizes", "tiny", "--dtypes", "fp32", "--peers", "rotary", "wavelet"]
+    options = ["--sizes", "tiny", "--dtypes", "fp32", "--peers", "rotary", "wavelet", "--new-tokens", "4"]
     status, output = bench("generate", *SMALL, *options)
     assert status == 0, output
     result = json.loads((tmp_path / "results" / "generate_cpu.json").read_text())
@@ -314,6 +314,7 @@ def test_the_first_look_judges_every_backend_and_then_measures(
 ) -> None:
     small = YardstickConfig(device="cpu", dtypes=("fp32",), head_dims=(16,), positions=("RoPE", "Wavelet"))
     monkeypatch.setattr(first_look, "yardstick_config", lambda device: small)
+    monkeypatch.setattr(yardstick, "CALLS", {name: yardstick.CALLS[name] for name in ("near", "cache", "decode")})
     monkeypatch.setattr(first_look, "LENGTHS", (64,))
     monkeypatch.setattr(first_look, "PEERS", ("rope", "wavelet"))
     status, output = bench("gpu", "--device", "cpu", "--out", str(tmp_path / "gpu"))
@@ -350,6 +351,14 @@ def test_the_yardstick_tells_a_wrong_backend_and_one_that_fails(
 
     for name, compute in (("banded", wrong), ("triton", failing)):
         monkeypatch.setitem(choice.IMPLEMENTATIONS, name, dataclasses.replace(REFERENCE, compute=compute))
+    shorter = {
+        name: (
+            {key: -(-size // 5) for key, size in sizes.items()},
+            {key: value and value // 5 for key, value in told.items()},
+        )
+        for name, (sizes, told) in yardstick.CALLS.items()
+    }
+    monkeypatch.setattr(yardstick, "CALLS", shorter)
     config = YardstickConfig(device="cpu", dtypes=("fp32",), head_dims=(16,), positions=("ALiBi",))
     cells = try_backends(config, tmp_path / "found.json", False, lambda *_: None)["cells"]
     of_banded = {cell["call"]: cell["verdict"] for cell in cells if cell["backend"] == "banded"}

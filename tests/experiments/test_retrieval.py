@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from probe_results import made_probes
 from safetensors.torch import load_file
 
 from wavepos.console import Update
 from wavepos.data import PROBES, prepare_training
-from wavepos.evaluate.retrieval import Recalled as Measured
-from wavepos.evaluate.retrieval import Retrieval, recalled_record, spots
+from wavepos.evaluate.retrieval import Retrieval
 from wavepos.experiments import catalogue, retrieval_report
 from wavepos.experiments import retrieval as study_module
 from wavepos.experiments.catalogue import Execution, run_study
@@ -24,7 +24,6 @@ from wavepos.experiments.retrieval import CLOSED, DISTANCES, SEQ_LEN, STEPS, ret
 from wavepos.experiments.study import StudyOptions
 from wavepos.experiments.tasks import task_from_json
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
-from wavepos.runs import environment
 from wavepos.training.trainer import train
 
 COPY = StudyOptions(seeds=1, methods=("nope", "ALiBi"), corpus="task:copy")
@@ -150,36 +149,7 @@ def test_a_plan_counts_what_is_read() -> None:
 
 @pytest.fixture
 def made_result() -> dict:
-    """Two methods × two tasks × two seeds; accuracy falls with the seed and, deeper in the context, by a tenth."""
-    outcomes = []
-    for name in ("mqar", "flipflop"):
-        for method, start in (("RoPE", 0.5), ("ALiBi", 0.96)):
-            for seed in (0, 1):
-                probe = PROBES[name]
-                asked = Retrieval(distances=(0.25, 2.0, 4.0), questions=1000)
-                recalled = [
-                    Measured(spot=spot, questions=1000, correct=1000 * (start - 0.1 * seed - 0.1 * (spot.depth > 0)))
-                    for spot in spots(probe, SEQ_LEN, asked)
-                ]
-                config = retrieval_config(probe, {"method": "nope"}, seed)
-                evaluation = {
-                    "evaluation": dataclasses.asdict(asked),
-                    "probe": name,
-                    "chance": probe.chance,
-                    "recalled": [recalled_record(one) for one in recalled],
-                }
-                outcomes.append(
-                    {
-                        "name": method,
-                        "seed": seed,
-                        "folder": f"{name}-{method}-{seed}",
-                        "config": dataclasses.asdict(config),
-                        "train_seconds": 10.0,
-                        "evaluations": [evaluation],
-                    }
-                )
-    study = {"name": "retrieval", "title": "Probes", "baseline": "RoPE", "notes": ["A note."]}
-    return {**study, "outcomes": outcomes, "unfinished": ["NoPE, seed 0"], "failures": [], "environment": environment()}
+    return made_probes()
 
 
 def test_tables_name_means_spreads_seeds_that_learnt_and_what_is_not_finished(made_result: dict) -> None:

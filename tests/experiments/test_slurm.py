@@ -54,7 +54,7 @@ def test_jobs_do_the_runs_and_a_failing_one_is_named(
 @pytest.mark.skipif(sys.platform != "linux", reason="the job's process is found in Linux's /proc")
 @pytest.mark.usefixtures("_submitit")
 def test_a_preempted_job_goes_on_from_its_checkpoint(small_study: Callable[..., Study], tmp_path: Path) -> None:
-    task = plan_tasks(small_study(("alibi",), steps=400), tmp_path)[0]
+    task = plan_tasks(small_study(("alibi",), steps=150), tmp_path)[0]
     executor = slurm._executor(parse_slurm("cluster=local,time=5"), tmp_path / slurm.JOBS)
     job = executor.submit(RunTask(task.to_json()))
     deadline = time.monotonic() + 600
@@ -66,7 +66,7 @@ def test_a_preempted_job_goes_on_from_its_checkpoint(small_study: Callable[..., 
     assert job.result() == "done", job.stderr()
     assert "requeue" in (job.stderr() or "").lower() + (job.stdout() or "").lower()
     assert is_finished(task.folder)
-    assert json.loads((task.folder / "run.json").read_text())["losses"][-1][0] == 400
+    assert json.loads((task.folder / "run.json").read_text())["losses"][-1][0] == 150
 
 
 def test_options_of_a_cluster_are_understood() -> None:

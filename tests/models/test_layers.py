@@ -58,6 +58,13 @@ def four(position: Any, **fields: Any) -> Any:
     return small_llama(position, num_hidden_layers=4, **fields)
 
 
+def few(position: Any) -> Any:
+    """A layer of each kind: what a compiler traces costs as much as there are layers."""
+    if isinstance(position, list):
+        return four(position)
+    return small_llama(position if "method" in position else {**position, "every": 2}, num_hidden_layers=2)
+
+
 @pytest.mark.parametrize("name", POSITIONS)
 @pytest.mark.parametrize("family", ["llama", "baevski-auli"])
 def test_each_layer_attends_as_the_core_does_with_its_position_and_window(family: str, name: str) -> None:
@@ -156,7 +163,7 @@ def read(model: Any, x: Tensor, cache: Any, pieces: list[int], **arguments: Any)
         return torch.cat([model(piece, past_key_values=cache, **arguments).logits for piece in x.split(pieces, 1)], 1)
 
 
-@pytest.mark.parametrize("pieces", [[1] * 48, [20, 7, 1, 20], [5, 3, 40], [40] + [1] * 8], ids=str)
+@pytest.mark.parametrize("pieces", [[1] * 20 + [28], [20, 7, 1, 20], [5, 3, 40], [40] + [1] * 8], ids=str)
 @pytest.mark.parametrize("kind", ["dynamic", "static", "full"])
 @pytest.mark.parametrize("name", POSITIONS)
 def test_cached_equals_uncached(name: str, kind: str, pieces: list[int]) -> None:
@@ -182,10 +189,10 @@ def test_baevski_auli_reads_from_a_cache_as_it_reads_whole(name: str) -> None:
     torch.testing.assert_close(read(model, x, DynamicCache(), [20, 7, 1, 20]), whole, **TOLERANCE)
 
 
-@pytest.mark.parametrize("name", [name for name in POSITIONS if name != "all"])
+@pytest.mark.parametrize("name", ["gated", "irope", "ours", "mixed", "tempered"])
 def test_a_compiled_step_with_a_static_cache_serves_every_token(name: str) -> None:
     torch.compiler.reset()
-    model, x = four(POSITIONS[name]), tokens()
+    model, x = few(POSITIONS[name]), tokens()
     with torch.no_grad():
         whole = model(x, use_cache=False).logits
     cache = StaticCache(config=model.config, max_cache_len=64)
@@ -216,10 +223,10 @@ def test_generation_is_the_same_however_it_caches_and_pads(name: str) -> None:
     assert torch.equal(generated(model, one, all_of_it, prompt_lookup_num_tokens=3), plain[1:])
 
 
-@pytest.mark.parametrize("name", ["rnope-swa", "ours", "all"])
+@pytest.mark.parametrize("name", ["ours", "all"])
 def test_generate_compiles_its_step_unless_all_caches_slide(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
-    model, x = four(POSITIONS[name]), tokens(2, 5)
+    model, x = few(POSITIONS[name]), tokens(2, 5)
     mask = torch.ones_like(x)
     x[0, :2], mask[0, :2] = 0, 0
     compiled_calls: list[Any] = []

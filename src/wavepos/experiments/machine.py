@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from wavepos.console import console, progress
+from wavepos.console import console, duration, progress
 from wavepos.experiments.folders import FAILURE, RunFolders, is_finished
 from wavepos.experiments.known import KnownOutcomes
 from wavepos.experiments.study import Study
@@ -134,7 +134,7 @@ def run_tasks(tasks: Sequence[Task], jobs: int | None = None) -> list[tuple[Task
 
 
 def _one_after_the_other(ledger: Ledger) -> None:
-    number = 0
+    number, seconds = 0, list[float]()
     while ledger.waiting:
         task = ledger.take()
         if task is None:
@@ -142,13 +142,24 @@ def _one_after_the_other(ledger: Ledger) -> None:
                 ledger.wait()
             continue
         number += 1
+        start = time.monotonic()
         try:
-            with progress(f"{min(number, ledger.total)}/{ledger.total} {task.title}") as update:
+            with progress(f"{_place(number, ledger, seconds)} {task.title}") as update:
                 perform(task, update)
+            seconds.append(time.monotonic() - start)
         except Busy:
             ledger.busy(task)
         except Exception as error:  # one run's trouble is not the others'; perform has written it down
             ledger.failed(task, f"{type(error).__name__}: {error}")
+
+
+def _place(number: int, ledger: Ledger, seconds: Sequence[float]) -> str:
+    """ "2/7", and with the seconds of what is done how long this run and those that wait will take."""
+    place = f"{min(number, ledger.total)}/{ledger.total}"
+    if not seconds:
+        return place
+    left = (len(ledger.waiting) + 1) * sum(seconds) / len(seconds)
+    return f"{place} ({duration(left)} left in all)"
 
 
 def _side_by_side(ledger: Ledger, jobs: int) -> None:

@@ -14,6 +14,8 @@ from wavepos.positions.tables import no_mode_is_active
 from wavepos.positions.terms import Position, ReadsGates, ReadsRelativeStates, ScoreTerms
 
 LAYOUT = "[batch, heads, length, head_dim]"
+LARGEST_SCALE = 1e6
+"""Of the factor on q·k: far beyond any use, far from where float32 overflows."""
 
 
 def check_position(position: object) -> None:
@@ -59,11 +61,14 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 
 def checked_scale(softmax_scale: float | None, head_dim: int) -> float:
-    """The factor on q·k, 1/√D where none is given; ValueError unless it is finite and positive."""
+    """The factor on q·k, 1/√D where none is given; ValueError unless it is positive and keeps scores finite."""
     if softmax_scale is None:
         return 1.0 / math.sqrt(max(head_dim, 1))
-    if not isinstance(softmax_scale, int | float | Real) or not 0.0 < softmax_scale < math.inf:
-        raise ValueError(f"softmax_scale must be a finite number above 0, or None for 1/√head_dim, got {softmax_scale}")
+    if not isinstance(softmax_scale, int | float | Real) or not 0.0 < softmax_scale <= LARGEST_SCALE:
+        raise ValueError(
+            f"softmax_scale must be a number above 0 and at most {LARGEST_SCALE:g}, or None for 1/√head_dim, got "
+            f"{softmax_scale}"
+        )
     return float(softmax_scale)
 
 
