@@ -25,7 +25,10 @@ def family_checks() -> str:
     families: dict[str, dict[str, float | None]] = result["families"]
     checks = list(next(iter(families.values())))
     rows = [
-        [f"`{name}`", *("–" if found[check] is None else f"{found[check]:.0e}" for check in checks)]
+        [
+            f"`{name}`",
+            *("–" if found[check] is None else f"{found[check]:.0e}".replace("0e+00", "0") for check in checks),
+        ]
         for name, found in families.items()
     ]
     made = result["environment"]

@@ -312,11 +312,8 @@ def environment() -> dict[str, Any]:
 
 def _program() -> list[str]:
     """What was typed before the arguments: wavepos, or python -m wavepos.cli."""
-    program = Path(sys.argv[0])
     spec = sys.modules["__main__"].__spec__
-    if program.name == "__main__.py" and spec is not None and spec.parent:
-        return ["python", "-m", spec.parent]
-    return [program.name]
+    return [Path(sys.argv[0]).name] if spec is None else ["python", "-m", spec.name.removesuffix(".__main__")]
 
 
 def _version(package: str) -> str | None:
