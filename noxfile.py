@@ -1,7 +1,7 @@
 """The compatibility matrix: the core of the tests over versions of Python, torch and transformers, oldest and newest.
 
-`nox --list` shows the cells, `nox -s "matrix-3.11(torch='2.13.0', transformers='5.0.0')"` runs one. The oldest versions
-are the lower bounds of pyproject.toml, the newest those of constraints.txt, with which CI runs the whole suite.
+`nox --list` shows the cells; `nox -s "matrix-3.11(torch='2.13.0', transformers='5.16.0')"` runs one. The oldest
+versions are the lower bounds of pyproject.toml, the newest those of constraints.txt, with which CI runs all tests.
 """
 
 import re

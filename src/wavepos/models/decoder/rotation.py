@@ -32,9 +32,9 @@ def _of_layer(theirs: Any, index: int) -> dict[str, Any]:
     rotated = getattr(theirs, "no_rope_layers", None)  # 1 where a layer rotates, 0 where it does not
     if rotated is not None and not rotated[index]:
         return {"method": "nope"}
-    parameters = theirs.rope_parameters
-    if "rope_type" not in parameters:  # of each type of layer
-        parameters = parameters[theirs.layer_types[index]]
+    parameters, kinds = theirs.rope_parameters, getattr(theirs, "layer_types", None)
+    if kinds is not None and kinds[index] in parameters:  # of each type of layer
+        parameters = parameters[kinds[index]]
     return position_dict(rotation(theirs, dict(parameters)))
 
 
