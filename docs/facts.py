@@ -32,7 +32,7 @@ def family_checks() -> str:
         for name, found in families.items()
     ]
     made = result["environment"]
-    said = f"`{made['command']}` at commit {made['commit'][:7]}; positions: {', '.join(result['positions'])}."
+    said = f"`{made['command']}` at commit {made['commit'][:7]}; positions: {'; '.join(result['positions'])}."
     return f"{markdown_table(['', *checks], rows)}\n\n{said}"
 
 
