@@ -77,8 +77,8 @@ def test_heads_start_from_a_language_model(family: str, auto: Any, shape: tuple[
     assert type(inner) is type(base) is type(model.model)
     with torch.no_grad():
         expected = model.model(tokens()).last_hidden_state
-        assert torch.equal(base(tokens()).last_hidden_state, expected)
-        assert torch.equal(inner.eval()(tokens()).last_hidden_state, expected)
+        for body in (base, inner.eval()):  # threads add up experts in an order of their own
+            torch.testing.assert_close(body(tokens()).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
     assert out[0].requires_grad
 
 
