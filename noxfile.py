@@ -22,7 +22,6 @@ TESTS = (
     ),
     "tests/test_runs.py",
 )
-"""At most three minutes on two cores."""
 
 
 def versions(package: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Which one should I use? The sentences and the table that answer it, from results/*.json."""
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from wavepos.positions.terms import ReadsGates
 
 HEADS, HEAD_DIM = 4, 64
 NOT_MEASURED = "not measured"
+TOLD_APART = f", told apart from every other method of {FEWEST} seeds or more."
 COSTS = (
     ("attention call at 8k", "attention_cpu", 8192),
     ("training step at 2k", "train_step_cpu", 2048),
@@ -44,19 +45,13 @@ def best_sentence(panel: Panel, column: Column) -> str:
     first = min(means, key=means.__getitem__)
     factor = f"{column.length:,} tokens ({column.length / panel.seq_len:g} × L_train)"
     shown = perplexity_text(list(column.shown[first].values()))
+    lowest = f"{first} has the lowest perplexity at {factor}, {shown}"
     if len(column.nats[first]) < FEWEST:
-        one = f"Of {len(means)} methods {first} has the lowest perplexity at {factor}, {shown}, from "
-        count = len(column.nats[first])
-        return f"{one}{count} seed{'s' if count > 1 else ''}: too few to rank anything."
-    found = [
-        (other, column.difference(first, other)) for other in sorted(means, key=means.__getitem__) if other != first
-    ]
-    unclear = [other for other, d in found if d is not None and d.count >= FEWEST and not d.leaves_out_zero]
-    start = f"{first} is best at {factor}, {shown}"
+        return f"Of {len(means)} methods {lowest}{_too_few(column, first)}"
+    unclear = _not_told_apart(column, first, sorted(means, key=means.__getitem__))
     if not unclear:
-        return f"{start}, told apart from every other method of {FEWEST} seeds or more."
-    text = f"{first} has the lowest perplexity at {factor}, {shown}; from it cannot be told apart: "
-    return f"{text}{'; '.join(unclear)}."
+        return f"{first} is best at {factor}, {shown}{TOLD_APART}"
+    return f"{lowest}; from it cannot be told apart: {'; '.join(unclear)}."
 
 
 def best_by_length(name: str, kind: str = "whole") -> str:
@@ -78,15 +73,22 @@ def best_recall(panel: TaskPanel, units: float, depth: float | None = None) -> s
     start = (
         f"{first} finds most at a distance of {place}, accuracy {means[first]:.2f} (chance {panel.probe.chance:.2f})"
     )
-    if len(found[first]) < FEWEST:
-        count = len(found[first])
-        return f"{start}, from {count} seed{'s' if count > 1 else ''}: too few to rank anything."
     column = Column(length=round(units * panel.seq_len), nats=found, shown=found)
-    differences = {name: column.difference(first, name) for name in found if name != first}
-    unclear = [n for n, d in differences.items() if d is not None and d.count >= FEWEST and not d.leaves_out_zero]
-    if not unclear:
-        return f"{start}, told apart from every other method of {FEWEST} seeds or more."
-    return f"{start}; from it cannot be told apart: {'; '.join(unclear)}."
+    if len(found[first]) < FEWEST:
+        return f"{start}{_too_few(column, first)}"
+    unclear = _not_told_apart(column, first, found)
+    return f"{start}; from it cannot be told apart: {'; '.join(unclear)}." if unclear else f"{start}{TOLD_APART}"
+
+
+def _too_few(column: Column, first: str) -> str:
+    count = len(column.nats[first])
+    return f", from {count} seed{'s' if count > 1 else ''}: too few to rank anything."
+
+
+def _not_told_apart(column: Column, first: str, names: Iterable[str]) -> list[str]:
+    """Whom a method of enough seeds cannot be told apart from, in the order of the names."""
+    differences = {name: column.difference(first, name) for name in names if name != first}
+    return [n for n, d in differences.items() if d is not None and d.count >= FEWEST and not d.leaves_out_zero]
 
 
 def quality(name: str = "table1-cpu") -> str:

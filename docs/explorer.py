@@ -7,7 +7,7 @@ from typing import Any
 
 from docs.charts import specs
 from docs.choice import best_recall, best_sentence
-from docs.results import ROOT, benchmarks, probes, studies
+from docs.results import ROOT, benchmarks, peer_title, probes, studies
 from wavepos.experiments.beside import NAMES, PROTOCOLS, lengths_beside, paper_rows
 from wavepos.experiments.intervals import FEWEST, LEVEL, t_quantile
 from wavepos.experiments.retrieval_report import TaskPanel, task_panels
@@ -51,11 +51,8 @@ def study(name: str, result: dict[str, Any], panel: Panel) -> dict[str, Any]:
         "title": result["title"],
         "about": f"{panel.title}.",
         "measure": "perplexity",
-        "train": panel.seq_len,
-        "baseline": result["baseline"] if result["baseline"] in panel.names else panel.names[0],
-        "methods": _styles(panel.names),
-        "runs": _runs(panel.outcomes),
         "readings": [reading(result, panel, text, kind) for text in panel.texts for kind in kinds_of(panel, text)],
+        **_methods_and_runs(result, panel),
     }
 
 
@@ -114,11 +111,8 @@ def recall_studies(results: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, 
                 "title": f"{panel.probe.title}: {result['title']}",
                 "about": f"{panel.probe.asks.capitalize()} L_train = {panel.seq_len}.",
                 "measure": "accuracy",
-                "train": panel.seq_len,
-                "baseline": result["baseline"] if result["baseline"] in panel.names else panel.names[0],
-                "methods": _styles(panel.names),
-                "runs": _runs(panel.outcomes),
                 "readings": [recall_reading(panel, depth) for depth in (None, *depths)],
+                **_methods_and_runs(result, panel),
             }
 
 
@@ -145,7 +139,7 @@ def recall_reading(panel: TaskPanel, depth: float | None) -> dict[str, Any]:
 def costs(name: str, result: dict[str, Any]) -> dict[str, Any]:
     """Of a benchmark: points [method, call, length, {measure: [median, lower, upper]}], and what was left out."""
     made, cells = result["environment"], result["cells"]
-    titles = list(dict.fromkeys(_title(cell) for cell in cells))
+    titles = list(dict.fromkeys(map(peer_title, cells)))
     return {
         "name": name,
         "title": f"{result['benchmark'].replace('-', ' ').capitalize()}, {made['gpu'] or made['cpu']}",
@@ -154,8 +148,8 @@ def costs(name: str, result: dict[str, Any]) -> dict[str, Any]:
         "commit": made["commit"][:7],
         "baseline": BASELINES[result["benchmark"]],
         "methods": _styles(titles),
-        "points": [[_title(c), _call(c), c["seq_len"], _measures(c)] for c in cells if "ratio" in c],
-        "left_out": [[_title(c), _call(c), c["seq_len"], c["skipped"]] for c in cells if "skipped" in c],
+        "points": [[peer_title(c), _call(c), c["seq_len"], _measures(c)] for c in cells if "ratio" in c],
+        "left_out": [[peer_title(c), _call(c), c["seq_len"], c["skipped"]] for c in cells if "skipped" in c],
     }
 
 
@@ -173,11 +167,6 @@ def _measures(cell: Mapping[str, Any]) -> dict[str, list[float]]:
     return found
 
 
-def _title(cell: Mapping[str, Any]) -> str:
-    title: str = cell["title"].removeprefix("wavepos: ")
-    return title
-
-
 def _call(cell: Mapping[str, Any]) -> str:
     return f"{cell['dtype']}, {cell['pass']}"
 
@@ -186,8 +175,14 @@ def _styles(names: Iterable[str]) -> list[dict[str, str]]:
     return [{"name": name, "colour": style_of(name).colour, "dash": style_of(name).dash} for name in names]
 
 
-def _runs(outcomes: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
-    return [[o["name"], o["seed"], o["environment"]["command"], o["environment"]["commit"][:7]] for o in outcomes]
+def _methods_and_runs(result: Mapping[str, Any], panel: Panel | TaskPanel) -> dict[str, Any]:
+    runs = [(o["name"], o["seed"], o["environment"]) for o in panel.outcomes]
+    return {
+        "train": panel.seq_len,
+        "baseline": result["baseline"] if result["baseline"] in panel.names else panel.names[0],
+        "methods": _styles(panel.names),
+        "runs": [[name, seed, made["command"], made["commit"][:7]] for name, seed, made in runs],
+    }
 
 
 def _quantiles() -> list[float]:

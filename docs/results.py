@@ -1,5 +1,6 @@
 """The files of results/, read once."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,3 +42,9 @@ def benchmarks() -> dict[str, dict[str, Any]]:
     """By file name: every result that holds times beside RoPE's, of attention itself first."""
     found = {path.stem: load(path.stem) for path in sorted(RESULTS.glob("*.json"))}
     return {name: one for name, one in found.items() if any("ratio" in cell for cell in one.get("cells", ()))}
+
+
+def peer_title(cell: Mapping[str, Any]) -> str:
+    """Of a benchmark's cell: its method, without our own name before it."""
+    title: str = cell["title"].removeprefix("wavepos: ")
+    return title

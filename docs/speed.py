@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from docs.results import load
+from docs.results import load, peer_title
 from docs.tables import markdown_table
 
 SPEED_ROWS = {
@@ -48,7 +48,7 @@ def decoding() -> str:
     for dtype in dict.fromkeys(c["dtype"] for c in cells):
         for peer in dict.fromkeys(c["peer"] for c in cells):
             ratios = {c["seq_len"]: c["ratio"]["median"] for c in cells if (c["dtype"], c["peer"]) == (dtype, peer)}
-            title = next(c["title"] for c in cells if c["peer"] == peer).removeprefix("wavepos: ")
+            title = next(peer_title(c) for c in cells if c["peer"] == peer)
             if peer != "rope" and ratios:
                 rows.append([f"{title}, {dtype}", *(f"{ratios[n]:.2f}" if n in ratios else "–" for n in lengths)])
     return markdown_table(["a token, keys in the cache", *(f"{n // 1024}k" for n in lengths)], rows)

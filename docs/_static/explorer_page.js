@@ -27,6 +27,7 @@
     draw();
   }
 
+  const runs = () => new Map(study().runs.map(([name, seed, command, commit]) => [JSON.stringify([name, seed]), { commit, command }]));
   function seeds() {
     const found = new Map();
     for (const [name] of study().runs) found.set(name, (found.get(name) ?? 0) + 1);
@@ -52,8 +53,8 @@
   async function draw() {
     const one = study(), now = reading(), { points: found, rows } = shown(), measure = one.measure;
     const style = new Map(one.methods.map((m) => [m.name, { colour: ink(m.colour), dash: m.dash }]));
-    const runs = new Map(one.runs.map(([name, seed, command, commit]) => [JSON.stringify([name, seed]), { command, commit }]));
-    const points = found.map(([method, seed, length, , value]) => ({ method, seed, length, value, ...style.get(method), ...runs.get(JSON.stringify([method, seed])) }));
+    const made = runs();
+    const points = found.map(([method, seed, length, , value]) => ({ method, seed, length, value, ...style.get(method), ...made.get(JSON.stringify([method, seed])) }));
     const styled = (all) => all.map((row) => ({ ...row, ...style.get(row.method) }));
     const paper = field("paper").value ? now.paper.filter(([name]) => !hidden.has(name)) : [];
     element("sentence").textContent = now.sentences[field("tokens").value];
@@ -84,10 +85,10 @@
   // Of what is seen: a row per method, seed and length.
   function flat() {
     const { points, rows } = shown(), less = new Map(rows.map((d) => [JSON.stringify([d.method, d.length]), d])), accuracy = study().measure === "accuracy";
-    const runs = new Map(study().runs.map(([name, seed, command, commit]) => [JSON.stringify([name, seed]), { commit, command }]));
+    const made = runs();
     return points.map(([method, seed, length, value, seen]) => {
       const d = less.get(JSON.stringify([method, length])), said = accuracy ? { distance: length, accuracy: seen } : { length, nats: value, perplexity: seen };
-      return { method, seed, ...said, baseline: field("baseline").value, difference: d?.mean ?? "", half_interval: d?.half ?? "", study: study().name, text: reading().text, read: reading().kind, ...runs.get(JSON.stringify([method, seed])) };
+      return { method, seed, ...said, baseline: field("baseline").value, difference: d?.mean ?? "", half_interval: d?.half ?? "", study: study().name, text: reading().text, read: reading().kind, ...made.get(JSON.stringify([method, seed])) };
     });
   }
 

@@ -112,12 +112,12 @@ class TableCache:
         grown, needed = 64, length
         if isinstance(length, torch.SymInt):  # a graph's table that is taken whole would be a case of its own
             needed = _bounds(length)[1] + 1
-        if needed == math.inf and self._limit is None:
-            raise ValueError(
-                "a dynamic length of torch.export must have a maximum where tables grow with it, got none: "
-                "give Dim('T', max=2048), or another number, in dynamic_shapes"
-            )
-        if needed == math.inf and self._limit is not None:
+        if needed == math.inf:
+            if self._limit is None:
+                raise ValueError(
+                    "a dynamic length of torch.export must have a maximum where tables grow with it, got none: "
+                    "give Dim('T', max=2048), or another number, in dynamic_shapes"
+                )
             return self._limit
         while grown < needed:
             grown *= 2
