@@ -54,6 +54,7 @@ class Computed(SphinxDirective):  # type: ignore[misc] # mypy does not read Sphi
 
     def run(self) -> list[nodes.Node]:
         """The nodes that the Markdown stands for."""
+        self.env.note_reread()  # in each build: results and code change beside the page
         text: str = called(*self.arguments)
         return list(self.parse_text_to_nodes(text))
 
@@ -66,6 +67,7 @@ class Drawn(SphinxDirective):  # type: ignore[misc] # likewise
 
     def run(self) -> list[nodes.Node]:
         """A figure with its caption."""
+        self.env.note_reread()
         drawing: Drawing = called(*self.arguments)
         label = html.escape(drawing.alt, quote=True)
         picture = svg_of_page(drawing.figure).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

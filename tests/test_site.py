@@ -120,3 +120,19 @@ def test_what_a_page_asks_to_be_computed_is_there() -> None:
     assert len(quick) >= 10
     for words in quick:
         assert "|" in called(*words) or called(*words).endswith("."), words
+
+
+def test_what_is_computed_is_computed_anew_in_each_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    application = pytest.importorskip("sphinx.application", reason="the site is built with Sphinx")
+    from docs.computed import Computed  # needs Sphinx
+
+    (tmp_path / "conf.py").write_text("extensions = ['myst_parser']\n")
+    (tmp_path / "index.md").write_text("# Page\n\n```{computed} facts:corpora\n```\n")
+    for said in ("before", "a later result"):
+        monkeypatch.setattr("docs.computed.called", lambda *_, said=said: said)
+        build = application.Sphinx(
+            tmp_path, tmp_path, tmp_path / "html", tmp_path / "trees", "html", status=None, warningiserror=True
+        )
+        build.add_directive("computed", Computed, override=True)
+        build.build()
+        assert said in (tmp_path / "html" / "index.html").read_text()
