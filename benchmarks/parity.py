@@ -34,9 +34,7 @@ def check_peer(peer: Peer, case: Case) -> list[dict[str, Any]]:
     kind: Pass = "forward" if peer.refusal(case, "forward+backward") else "forward+backward"
     built = peer.build(case)
     q, k, v, grad = case.inputs()
-    given = dict(built.arguments)
-    if built.relative_states is not None:
-        given["relative_states"] = built.relative_states.detach()
+    given = {name: x.detach() if isinstance(x, Tensor) else x for name, x in built.arguments.items()}
 
     def run(*, q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
         return built.run(q, k, v)

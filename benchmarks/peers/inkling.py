@@ -32,7 +32,8 @@ def build(case: Case) -> Built:
     position = LearnedRelative(relative_dim=RELATIVE_DIM, extent=EXTENT)
     with torch.no_grad():
         position.weight.copy_(logits.proj.mT)
-    return Built(run=run, position=position, learned=(states_BHLE, logits.proj), relative_states=states_BHLE)
+    learned = (states_BHLE, logits.proj)
+    return Built(run=run, position=position, learned=learned, arguments={"relative_states": states_BHLE})
 
 
 PEER = Peer(

@@ -1,16 +1,19 @@
 """wavepos itself: each position through `attention`, by "auto" or, as NAME@BACKEND, by a backend of choice."""
 
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.inkling import EXTENT, RELATIVE_DIM
 from benchmarks.peers.peer import Built, Case, Peer, dense, is_called
-from wavepos import ALiBi, LearnedRelative, NoPE, T5Bias, Wavelet, attention
+from wavepos import ALiBi, ForgetGate, LearnedRelative, NoPE, T5Bias, TransformerXLRelative, Wavelet, attention
 from wavepos.ops.call import Backend
 from wavepos.positions import Position
+
+DECAY_TIMES = (64.0, 4096.0)
+"""Tokens in which the first and the last head of the forget gate forget by a factor of e."""
 
 
 def _position(name: str, case: Case) -> Position:
@@ -30,6 +33,13 @@ def _position(name: str, case: Case) -> Position:
             relative = LearnedRelative(relative_dim=RELATIVE_DIM, extent=EXTENT)
             nn.init.normal_(relative.weight, std=0.3, generator=generator)
             return relative
+        case "transformer-xl":
+            relative_xl = TransformerXLRelative(case.head_dim, case.num_heads)
+            for parameter in relative_xl.parameters():
+                nn.init.normal_(parameter, std=0.05, generator=generator)
+            return relative_xl
+        case "forget-gate":
+            return ForgetGate(case.num_heads, decay_times=DECAY_TIMES)
     raise ValueError(f"no position is called {name!r}")
 
 
@@ -38,17 +48,26 @@ def builder(name: str, backend: Backend) -> Callable[[Case], Built]:
 
     def build(case: Case) -> Built:
         position = _position(name, case).to(case.device)
-        states: Tensor | None = None
-        if isinstance(position, LearnedRelative):
-            states = case.draw(case.batch, case.num_heads, case.seq_len, RELATIVE_DIM, stream=5).requires_grad_()
+        given = _read(position, case)
 
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attention(q, k, v, position=position, backend=backend, relative_states=states)
+            return attention(q, k, v, position=position, backend=backend, **given)
 
-        learned = (*(() if states is None else (states,)), *position.parameters())
-        return Built(run=run, position=position, learned=learned, relative_states=states, state=_tables(position, case))
+        learned = (*given.values(), *(() if "gates" in given else position.parameters()))  # f is in the gates
+        return Built(run=run, position=position, learned=learned, state=_tables(position, case), arguments=given)
 
     return build
+
+
+def _read(position: Position, case: Case) -> dict[str, Any]:
+    """What the position reads beside q and k, as a projection of the hidden state would give it."""
+    if isinstance(position, LearnedRelative):
+        states = case.draw(case.batch, case.num_heads, case.seq_len, RELATIVE_DIM, stream=5)
+        return {"relative_states": states.requires_grad_()}
+    if isinstance(position, ForgetGate):
+        logits = case.draw(case.batch, case.num_heads, case.seq_len, stream=6)
+        return {"gates": position.gates(logits).detach().to(case.dtype).requires_grad_()}
+    return {}
 
 
 def _tables(position: Position, case: Case) -> tuple[Tensor, ...]:
@@ -67,6 +86,8 @@ TITLES = {
     "alibi": ("wavepos: ALiBi", "q·k − slope·δ"),
     "t5": ("wavepos: T5 bias", "q·k + b(bucket(δ)), b learned"),
     "learned-relative": ("wavepos: learned relative", "q·k + r·p(δ), p learned"),
+    "transformer-xl": ("wavepos: Transformer-XL", "(q+u)·k + (q+v)·p(δ), W learned"),
+    "forget-gate": ("wavepos: forget gate", "q·k + c(m) − c(n), c of the hidden state"),
     "bare": ("wavepos: NoPE", "q·k"),
 }
 

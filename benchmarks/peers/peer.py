@@ -74,15 +74,13 @@ class Built:
         position: the position whose reference output `run` must equal.
         learned: tensors beside q, k and v whose gradients a training step needs.
         state: tensors kept from call to call (tables, masks); their bytes count as memory.
-        relative_states: what the position multiplies with its table where that is not q.
-        arguments: further ones of `attention` with which it does: a window, documents, both directions.
+        arguments: further ones of `attention` with which it does: a window, documents, what the position reads.
     """
 
     run: Attend
     position: Position
     learned: tuple[Tensor, ...] = ()
     state: tuple[Tensor, ...] = ()
-    relative_states: Tensor | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
