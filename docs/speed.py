@@ -11,6 +11,16 @@ SPEED_ROWS = {
     "wavelet": "Wavelet",
     "learned-relative": "learned relative",
     "alibi": "ALiBi",
+    "forget-gate": "forget gate",
+    "transformer-xl": "Transformer-XL",
+    "wavelet-window": "Wavelet, window of 1,024",
+    "rope-window": "RoPE, window of 1,024",
+    "wavelet-packed": "Wavelet, 8 documents packed",
+    "rope-packed": "RoPE + SDPA, called for each of them",
+    "wavelet-padded": "Wavelet, a quarter of it left padding",
+    "rope-padded": "RoPE + SDPA, called without the padding",
+    "wavelet-both-ways": "Wavelet, both directions",
+    "rope-both-ways": "RoPE + SDPA, both directions",
     "paper-tip1": "the paper's Tip 1",
     "paper-tip2": "the paper's Tip 2",
     "gather": "gather, as DeBERTa",
@@ -36,6 +46,7 @@ def speed(dtype: str) -> str:
     rows = [
         [title, *(f"{ratios[peer, n]:.2f}" if (peer, n) in ratios else "–" for n in lengths)]
         for peer, title in SPEED_ROWS.items()
+        if any((peer, n) in ratios for n in lengths)
     ]
     return markdown_table([dtype, *(f"{n // 1024}k" for n in lengths)], rows)
 
@@ -84,6 +95,26 @@ def memory() -> str:
     steps = [c for c in load("train_step_cpu")["cells"] if c["peer"] == "wavelet"]
     said = ", ".join(f"{c['ratio']['median']:.2f} at {c['seq_len']:,} tokens" for c in steps)
     return f"{table}\n\nA training step of the tiny Baevski–Auli model with wavelets over that with RoPE: {said}."
+
+
+def exactness() -> str:
+    """How many calls of each method every backend computes within the yardstick's bound, and how near it came."""
+    cells = load("yardstick_cpu")["cells"]
+    rows = []
+    for position in dict.fromkeys(cell["position"] for cell in cells):
+        ours = [cell for cell in cells if cell["position"] == position]
+        tried = [cell for cell in ours if cell["verdict"] != "refused"]
+        within = sum(cell["verdict"] == "within" for cell in tried)
+        shares = [e["error"] / e["bound"] for cell in tried for e in cell.get("errors", ()) if e["bound"]]
+        worst = {
+            dtype: max(e["error"] for cell in tried if cell["dtype"] == dtype for e in cell.get("errors", ()))
+            for dtype in dict.fromkeys(cell["dtype"] for cell in tried)
+        }
+        found = [f"{error:.1e}" for error in worst.values()]
+        rows.append([position, f"{within} of {len(tried)}", f"{len(ours) - len(tried)}", f"{max(shares):.2f}", *found])
+    dtypes = dict.fromkeys(cell["dtype"] for cell in cells)
+    heads = ["calls", "within the bound", "refused", "largest error / bound", *(f"largest error, {d}" for d in dtypes)]
+    return markdown_table(heads, rows)
 
 
 def ratios(benchmark: str, seq_len: int) -> dict[str, str]:

@@ -24,6 +24,7 @@ from wavepos.experiments.retrieval import CLOSED, DISTANCES, SEQ_LEN, STEPS, ret
 from wavepos.experiments.study import StudyOptions
 from wavepos.experiments.tasks import task_from_json
 from wavepos.models import BaevskiAuliForCausalLM, baevski_auli_config
+from wavepos.positions.layers import layer_configs, parse_layers
 from wavepos.training.trainer import train
 
 COPY = StudyOptions(seeds=1, methods=("nope", "ALiBi"), corpus="task:copy")
@@ -190,6 +191,13 @@ def test_the_study_is_listed_with_what_it_needs(monkeypatch: pytest.MonkeyPatch)
     study, _ = catalogue.load_study("retrieval", StudyOptions())
     assert "about two minutes per run" in study.needs
     assert (retrieval.__doc__ or "").startswith("Who finds what lies far back?")
+
+
+def test_a_pattern_of_local_and_global_layers_has_both_in_the_two_layers_of_a_probe() -> None:
+    position = study_module.probe_methods(SEQ_LEN)["Wavelet local, NoPE global"].position
+    config = baevski_auli_config("probe", len(PROBES["copy"].words), position)
+    layers = layer_configs(parse_layers(position), config.num_hidden_layers)
+    assert [layer.method for layer in layers] == ["wavelet", "nope"]
 
 
 def test_every_method_fits_the_model_of_the_probes() -> None:

@@ -42,8 +42,11 @@ def retrieval(options: StudyOptions) -> Study:
 
 
 def probe_methods(seq_len: int) -> dict[str, Method]:
-    """Table 1's methods, and a closed window."""
+    """Table 1's methods, and a closed window; of the two layers a pattern of local and global ones has one of each."""
     known = table1_methods(seq_len)
+    for name, method in known.items():
+        if isinstance(method.position, dict) and "every" in method.position:
+            known[name] = dataclasses.replace(method, position={**method.position, "every": 2})
     first = list(known)[: list(known).index("ALiBi") + 1]
     window = Method(position={"method": "rotary", "window": seq_len // 2})
     return {**{name: known[name] for name in first}, CLOSED: window, **known}
