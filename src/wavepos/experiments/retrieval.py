@@ -20,7 +20,7 @@ DISTANCES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 STEPS: Mapping[str, int] = {"mqar": 1500, "needles": 1500, "copy": 800, "flipflop": 1000, "tracking": 1200}
 """Updates; the report says how many seeds had learnt their task in range by then."""
 QUESTIONS, MOST_EXAMPLES = 256, 64
-"""At each distance and depth; of flip-flop, which has one in an example, fewer: 3 to 6 points of standard error per seed and depth."""
+"""At each distance and depth; of flip-flop, with one in an example, fewer: standard errors of 3 to 6 points a seed."""
 CLOSED = "RoPE, closed window"
 """The control that must fail: 2 layers × (window − 1) < L_train, so nothing beyond L_train can reach a question."""
 
