@@ -105,14 +105,22 @@ def exactness() -> str:
         ours = [cell for cell in cells if cell["position"] == position]
         tried = [cell for cell in ours if cell["verdict"] != "refused"]
         within = sum(cell["verdict"] == "within" for cell in tried)
-        shares = [e["error"] / e["bound"] for cell in tried for e in cell["errors"] if e["bound"]]
+        shares = [e["error"] / e["bound"] for cell in tried for e in cell.get("errors", ()) if e["bound"]]
         outputs: dict[str, list[float]] = {}
         for cell in tried:
-            outputs.setdefault(cell["dtype"], []).extend(e["error"] for e in cell["errors"] if e["tensor"] == "out")
+            outputs.setdefault(cell["dtype"], []).extend(
+                e["error"] for e in cell.get("errors", ()) if e["tensor"] == "out"
+            )
         found = [f"{max(errors):.1e}" for errors in outputs.values()]
         rows.append([position, f"{within} of {len(tried)}", f"{len(ours) - len(tried)}", f"{max(shares):.2f}", *found])
     dtypes = dict.fromkeys(cell["dtype"] for cell in cells)
-    heads = ["calls", "within the bound", "refused", "largest error / bound", *(f"largest of the output, {d}" for d in dtypes)]
+    heads = [
+        "calls",
+        "within the bound",
+        "refused",
+        "largest error / bound",
+        *(f"largest of the output, {d}" for d in dtypes),
+    ]
     return markdown_table(heads, rows)
 
 
