@@ -23,6 +23,8 @@ BASELINES = {
     "train-step": "the same model with RoPE",
 }
 """What benchmarks measure beside."""
+MASKS = {"window": "a window", "packed": "documents", "padded": "padding", "both-ways": "both directions"}
+"""How names of peers end that compute something else than causal attention over all keys: they are ranked apart."""
 
 
 def page() -> str:
@@ -168,7 +170,8 @@ def _measures(cell: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def _call(cell: Mapping[str, Any]) -> str:
-    return f"{cell['dtype']}, {cell['pass']}"
+    mask = [f", {told}" for ending, told in MASKS.items() if cell["peer"].endswith(f"-{ending}")]
+    return "".join([f"{cell['dtype']}, {cell['pass']}", *mask])
 
 
 def _styles(names: Iterable[str]) -> list[dict[str, str]]:
