@@ -1,10 +1,11 @@
-"""Faults put upon real commands: kill -9 and other signals, full disks, read-only folders, two processes at once.
+"""Faults put upon real commands: signals as kill -9, full disks, little memory, read-only folders, two at once.
 
 `python -m tests.faults --kills 50` from the root of the checkout. After each fault the same command has to end in the
 same result bit by bit, and a command that could not go on has to have said why in one line.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -23,8 +24,10 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # processes are forked, which threads of torch would not survive
 
 import wavepos.experiments.catalogue
+import wavepos.experiments.demo as demo
 import wavepos.training.trainer
 from wavepos.cli import main as wavepos
+from wavepos.training.config import TrainConfig
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 STUDY = """
@@ -42,7 +45,23 @@ TRAIN = [
     *("train", "--method", "nope", "--corpus", "text:corpus.txt", "--tokenizer", "bpe:300", "--seq-len", "16"),
     *("--steps", "12", "--batch-tokens", "64", "--save-every", "3", "--log-every", "1", "--out", "out/run"),
 ]
-COMMANDS = {"train": TRAIN, "study": ["study", "study.py", "--out", "out", "--report", "report"]}
+COMMANDS = {
+    "train": TRAIN,
+    "study": ["study", "study.py", "--out", "out", "--report", "report"],
+    "eval": ["eval", "out/run", "--lengths", "16", "32"],
+    "demo": ["demo", "--methods", "nope", "alibi", "--corpus", "text:corpus.txt", "--out", "out"],
+}
+"""`train` and the others begin with preparing the corpus; `eval` reads a run that `train` has made before."""
+
+
+def small_demo(demo_config: Callable[..., TrainConfig] = demo.demo_config) -> None:
+    """Make a demo's runs as small as the others."""
+    fields = {"tokenizer": "bpe:300", "seq_len": 16, "steps": 4, "batch_tokens": 64, "warmup_steps": 1, "save_every": 2}
+    demo.demo_config = lambda *args: dataclasses.replace(demo_config(*args), **fields)
+    demo.LENGTHS, demo.SCORED_TOKENS = (16, 32), 128
+
+
+small_demo()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +132,7 @@ def result(folder: Path) -> dict[str, str]:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.name == "run.json":
             found[name] = json.dumps([json.loads(path.read_text())[key] for key in ("status", "losses", "last_loss")])
-        elif path.parent.name == "evaluations":
+        elif path.parent.name == "evaluations" or path.name.startswith("perplexity-"):
             found[name] = json.dumps(json.loads(path.read_text())["perplexities"])
     return found
 
@@ -128,6 +147,9 @@ class Bench:
         self.seconds: dict[str, float] = {}
         for name in names:
             folder = prepared(root / name)
+            if name == "eval":
+                ended(folder, start(folder, TRAIN))
+                self.trained = shutil.copytree(folder, root / "trained")
             begun = time.monotonic()
             done = ended(folder, start(folder, COMMANDS[name]))
             if done.status:
@@ -148,12 +170,14 @@ class Bench:
             print(f"{output}\n--- again: {again.status}\n{again.output}\n--- left over: {left}", flush=True)
         shutil.rmtree(folder)
 
-    def folder(self) -> Path:
-        return prepared(self.root / f"fault-{self.tried}")
+    def folder(self, name: str) -> Path:
+        """A working directory in which the command was not given yet."""
+        folder = self.root / f"fault-{self.tried}"
+        return shutil.copytree(self.trained, folder) if name == "eval" else prepared(folder)
 
     def kill(self, name: str) -> None:
         """A signal at a random moment."""
-        folder, number = self.folder(), self.rng.choice(SIGNALS)
+        folder, number = self.folder(name), self.rng.choice(SIGNALS)
         pid, moment = start(folder, COMMANDS[name]), self.rng.uniform(0.0, self.seconds[name])
         time.sleep(moment)
         os.kill(pid, number)
@@ -162,7 +186,7 @@ class Bench:
 
     def full_disk(self, name: str) -> None:
         """No file may grow beyond a random size."""
-        folder, size = self.folder(), int(2 ** self.rng.uniform(8, 24))
+        folder, size = self.folder(name), int(2 ** self.rng.uniform(8, 24))
 
         def limit() -> None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -177,9 +201,21 @@ class Bench:
             output=done.output,
         )
 
+    def little_memory(self, name: str) -> None:
+        """A random number of bytes beyond what the process has, and no more; Linux alone says how many it has."""
+        folder, more = self.folder(name), int(2 ** self.rng.uniform(16, 30))
+
+        def limit() -> None:
+            held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (held + more, held + more))
+
+        done = ended(folder, start(folder, COMMANDS[name], limit))
+        well = done.status <= 0 or done.said_why  # a library may abort, as where the system kills for memory
+        self.judge(f"{name}, {more:,} bytes more of memory", name, folder, well=well, output=done.output)
+
     def two_at_once(self, name: str) -> None:
         """The same command twice, the second a random time after the first."""
-        folder = self.folder()
+        folder = self.folder(name)
         first = start(folder, COMMANDS[name])
         wait = self.rng.uniform(0.0, self.seconds[name] / 2)
         time.sleep(wait)
@@ -191,8 +227,8 @@ class Bench:
 
     def read_only(self, name: str) -> None:
         """A folder that may be read and not written; root, who may write everywhere, becomes nobody."""
-        folder = self.folder()
-        (folder / "out").mkdir()
+        folder = self.folder(name)
+        (folder / "out").mkdir(exist_ok=True)
         (folder / "out").chmod(0o555)
 
         def become_nobody() -> None:
@@ -207,13 +243,15 @@ class Bench:
 
 
 def faults(bench: Bench, kills: int) -> Iterator[Callable[[], None]]:
-    """As many kills, one in five of the second command, a fifth as many of two other faults, and a read-only folder."""
+    """As many kills, half of the first command, a fifth as many of three other faults, and a read-only folder."""
     names = list(bench.expected)
     for number in range(kills):
-        yield partial(bench.kill, names[-1] if number % 5 == 4 else names[0])
+        yield partial(bench.kill, names[0] if number % 2 == 0 else names[number // 2 % len(names)])
     for number in range(max(len(names), kills // 5)):
-        yield partial(bench.full_disk, names[number % len(names)])
-        yield partial(bench.two_at_once, names[number % len(names)])
+        name = names[number % len(names)]
+        yield from (partial(fault, name) for fault in (bench.full_disk, bench.two_at_once))
+        if sys.platform == "linux":
+            yield partial(bench.little_memory, name)
     yield partial(bench.read_only, names[0])
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from wavepos import __version__
 from wavepos.cli import main, parsed
+from wavepos.cli.command import told
 from wavepos.cli.harness import Harness
 from wavepos.cli.train import Train
 from wavepos.evaluate.harness.plan import HarnessConfig
@@ -370,3 +371,41 @@ def test_train_eval_and_generate_on_a_text_of_ones_own(
     assert text.status == 0, text.output
     assert text.output.startswith("wave near")
     assert text.output == wavepos("generate", "run", "--prompt", "wave near", "--max-new-tokens", "5").output
+
+
+class PanicException(BaseException):
+    """As libraries in Rust raise it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "used up: Default"),
+        (RuntimeError("can't start new thread"), "memory or threads are used up: can't start new thread"),
+        (PanicException("The global thread pool has not been initialized.: ..."), "used up: The global thread pool"),
+        (MemoryError(), "Error: MemoryError"),
+        (ValueError("corpus must not be :warning:"), "Error: corpus must not be :warning:"),
+    ],
+)
+def test_memory_and_threads_that_are_used_up_are_told_in_a_line(
+    error: BaseException, said: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match="2"):
+        told(fail)
+    assert said in capfd.readouterr().out
+    if isinstance(error, MemoryError):  # and rich gets none either
+        monkeypatch.setattr("wavepos.cli.command.console.print", fail)
+        with pytest.raises(SystemExit, match="2"):
+            told(fail)
+        assert capfd.readouterr().err == "Error: MemoryError\n"
+
+
+def test_an_error_that_nobody_foresaw_is_raised() -> None:
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        told(fail)

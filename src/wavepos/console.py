@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 console = Console()
 LINE_EVERY_SECONDS = 10.0
+SAYS_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+SAYS_NO_THREADS = ("can't start new thread", "thread pool has not been initialized")
 
 
 def is_first_process() -> bool:
@@ -130,6 +132,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def first_line(error: Exception) -> str:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that no memory is left: Python's own, torch's on CPUs and GPUs, those of libraries."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in SAYS_NO_MEMORY)
+    return said or isinstance(error, MemoryError)
+
+
+def has_no_threads(error: BaseException) -> bool:
+    """Whether an error says that no thread can be started, for want of memory or by a limit: Python's, Rust's."""
+    return any(words in str(error) for words in SAYS_NO_THREADS)
+
+
+def first_line(error: BaseException) -> str:
     """What an error says in its first line; "" of one that says nothing."""
     return next(iter(str(error).strip().splitlines()), "")

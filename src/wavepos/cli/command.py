@@ -13,7 +13,7 @@ import tyro
 from rich.markup import escape
 from tyro.conf import arg
 
-from wavepos.console import console, is_first_process
+from wavepos.console import console, first_line, has_no_threads, is_first_process, is_out_of_memory
 from wavepos.names import CORPORA, METHODS
 
 CORPUS_HELP = " | ".join(CORPORA)
@@ -122,12 +122,22 @@ def told(run: Callable[[], None]) -> None:
             console.print(f"[yellow]Interrupted.[/] {stop or ''} The same command goes on from there.")
         sys.exit(130)
     except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
-        if os.environ.get("WAVEPOS_TRACEBACK"):
+        _end(str(error) or type(error).__name__)
+    except BaseException as error:  # a panic of Rust is no Exception
+        if not is_out_of_memory(error) and not has_no_threads(error):
             raise
-        console.print(
-            f"[bold red]Error:[/] {escape(str(error) or type(error).__name__)}", highlight=False, soft_wrap=True
-        )
-        sys.exit(2)
+        _end(f"memory or threads are used up: {first_line(error)}")
+
+
+def _end(sentence: str) -> None:
+    """Tell the error that is being handled, and exit; or raise it where its place is asked for."""
+    if os.environ.get("WAVEPOS_TRACEBACK"):
+        raise
+    try:
+        console.print(f"[bold red]Error:[/] {escape(sentence)}", highlight=False, soft_wrap=True, emoji=False)
+    except MemoryError:  # rich needs some too
+        os.write(2, f"Error: {sentence}\n".encode(errors="replace"))
+    sys.exit(2)
 
 
 def quiet() -> None:

@@ -5,14 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
-import torch
-
-from wavepos.console import first_line
+from wavepos.console import first_line, is_out_of_memory
 from wavepos.storage import is_full
 from wavepos.training.config import TrainConfig
-
-SAYS_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-"""How torch reports on CPUs and in libraries that it has no memory."""
 
 
 @contextmanager
@@ -38,7 +33,7 @@ def explained(
     except FloatingPointError:
         raise
     except Exception as error:
-        if _no_memory(error):
+        if is_out_of_memory(error):
             raise MemoryError(_memory_advice(config, devices)) from error
         if is_full(error):
             raise OSError(
@@ -53,11 +48,6 @@ def explained(
             f"{checkpoint} cannot be gone on from ({reason}): delete it, and the same command goes on from the one "
             f"before, or begins anew"
         ) from error
-
-
-def _no_memory(error: Exception) -> bool:
-    said = isinstance(error, RuntimeError) and any(words in str(error) for words in SAYS_NO_MEMORY)
-    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def _memory_advice(config: TrainConfig, devices: int) -> str:
