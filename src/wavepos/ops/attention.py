@@ -23,6 +23,11 @@ from wavepos.ops.checks import (
 from wavepos.ops.choice import run_backend
 from wavepos.positions.terms import Position
 
+AUTOCAST_DEVICES = tuple(
+    device for device in ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla") if torch.amp.is_autocast_available(device)
+)
+"""Types of device that autocast knows. Asked once: the compiler of torch 2.9 cannot read the question."""
+
 
 def attention(  # noqa: PLR0913 - the public call: one argument a property of attention
     q: Tensor,
@@ -168,7 +173,7 @@ def _autocast(
 
 def autocast_dtype(device: str) -> torch.dtype | None:
     """The dtype that autocast gives SDPA's inputs on a type of device; None where it is off."""
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
 

@@ -64,7 +64,7 @@ def checked_scale(softmax_scale: float | None, head_dim: int) -> float:
     """The factor on q·k, 1/√D where none is given; ValueError unless it is positive and keeps scores finite."""
     if softmax_scale is None:
         return 1.0 / math.sqrt(max(head_dim, 1))
-    if not isinstance(softmax_scale, int | float | Real) or not 0.0 < softmax_scale <= LARGEST_SCALE:
+    if not isinstance(softmax_scale, (int, float, Real)) or not 0.0 < softmax_scale <= LARGEST_SCALE:
         raise ValueError(
             f"softmax_scale must be a number above 0 and at most {LARGEST_SCALE:g}, or None for 1/√head_dim, got "
             f"{softmax_scale}"
@@ -92,7 +92,7 @@ def check_arguments(
             "window must be a whole number of at least 1 (a query sees keys less than that many tokens away) or None, "
             f"got {window!r}"
         )
-    if not isinstance(dropout, int | float | Real) or not 0.0 <= dropout < 1.0:
+    if not isinstance(dropout, (int, float, Real)) or not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")

@@ -74,7 +74,7 @@ class RotaryConfig(PositionConfig):
     @property
     def follows_length(self) -> bool:
         """Whether the frequencies depend on the number of keys."""
-        return isinstance(self.scaling, DynamicNTKScaling | LongRopeScaling)
+        return isinstance(self.scaling, (DynamicNTKScaling, LongRopeScaling))
 
     def build(self, *, head_dim: int, num_heads: int) -> "Rotary":
         return Rotary(
