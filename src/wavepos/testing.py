@@ -112,8 +112,8 @@ class Error:
     @property
     def bound(self) -> float:
         """The largest error allowed: twice the dense one, and six roundings (twelve in float64)."""
-        # of the tests' calls the largest takes 4.7 on an Intel Xeon, and 10 in float64, where an AMD EPYC took at most 4
-        # and 8; in float64 the truth is rounded as well, and the dense form in the truth's own order: its error says
+        # of the tests' calls the largest takes 4.7 on an Intel Xeon, and 10 in float64, on an AMD EPYC at most 4 and 8;
+        # in float64 the truth is rounded as well, and the dense form in the truth's own order: its error says
         # nothing
         roundings = 12.0 if self.eps <= torch.finfo(torch.float64).eps else 6.0
         return 2.0 * self.dense + roundings * self.eps * self.magnitude
